@@ -1,0 +1,1 @@
+"""What a quantization costs: perplexity, divergence and the benchmark table."""

@@ -1,0 +1,1 @@
+"""Models: configuration, tokenizer, the forward pass and generation."""
