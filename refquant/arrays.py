@@ -12,6 +12,7 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]
 Int8: TypeAlias = npt.NDArray[np.int8]
 Int32: TypeAlias = npt.NDArray[np.int32]
+Int64: TypeAlias = npt.NDArray[np.int64]
 UInt8: TypeAlias = npt.NDArray[np.uint8]
 Shape: TypeAlias = tuple[int, ...]
 
@@ -30,7 +31,9 @@ def as_weights(w: npt.ArrayLike, name: str = "w") -> Float32:
     """
     array = np.asarray(w)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise RefquantError(f"{name}: dtype {array.dtype} given; weights are float16, float32 or float64: convert first")
+        raise RefquantError(
+            f"{name}: dtype {array.dtype} given; weights are float16, float32 or float64: convert first"
+        )
     if array.ndim == 0:
         raise RefquantError(f"{name}: a scalar given; weights need at least one axis: use reshape(1)")
     with np.errstate(over="ignore"):  # an overflow becomes an infinity, which check_finite reports with its index
@@ -48,5 +51,5 @@ def check_finite(array: Array, name: str, given: Array | None = None) -> None:
     value = (array if given is None else given)[index]
     raise NonFiniteError(
         f"{name}: {value} at index {index}, {array.size - np.count_nonzero(finite)} such of {array.size}; "
-        f"every value must be finite in float32 (at most {np.finfo(np.float32).max:.9g}): clean or clip the tensor first"
+        f"every value must be finite in float32 (at most {np.finfo(np.float32).max:.9g}): clean the tensor first"
     )

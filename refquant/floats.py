@@ -146,16 +146,18 @@ class FloatFormat:
 
         Source: spec/floats.md.
         """
-        codes = np.asarray(codes)
+        shape, codes = np.shape(codes), np.atleast_1d(codes)
         if codes.dtype.newbyteorder("=") != self.code_dtype:
             raise RefquantError(f"{self.name}: codes of dtype {codes.dtype} given; they are {self.code_dtype}")
         if self.bits < 8 * codes.itemsize and codes.size and int(codes.max()) >= 1 << self.bits:
             raise RefquantError(f"{self.name}: code {codes.max():#x} given; a code has {self.bits} bits")
         if self == BF16:  # the upper half of a float32
-            return np.left_shift(codes, 16, dtype=np.uint32).view(np.float32).reshape(codes.shape)
-        if self == FP16:
-            return _widen_half(codes.astype(np.uint16, copy=False))
-        return np.take(self._table, codes).reshape(codes.shape)
+            values = np.left_shift(codes, 16, dtype=np.uint32).view(np.float32)
+        elif self == FP16:
+            values = _widen_half(codes.astype(np.uint16, copy=False))
+        else:
+            values = self._table[codes]
+        return values.reshape(shape)
 
     def encode(self, x: npt.ArrayLike, *, overflow: Overflow = "ieee") -> npt.NDArray[np.unsignedinteger]:
         """Round to the nearest number of the format, ties to the even code; one rounding, in integers.
@@ -283,13 +285,13 @@ def encode_e8m0(x: npt.ArrayLike, *, rounding: Rounding, overflow: Overflow = "i
 def _widen_half(codes: npt.NDArray[np.uint16]) -> Float32:
     """IEEE binary16 to float32 by the machine's conversion, except NaN, which machines quiet or do not."""
     with np.errstate(invalid="ignore"):
-        values = np.atleast_1d(codes).view(np.float16).astype(np.float32)
+        values = codes.view(np.float16).astype(np.float32)
     nan = np.isnan(values)
     if nan.any():
-        bits = np.atleast_1d(codes)[nan].astype(np.uint32)
+        bits = codes[nan].astype(np.uint32)
         sign, fraction = (bits & np.uint32(0x8000)) << np.uint32(16), (bits & np.uint32(0x3FF)) << np.uint32(13)
         values.view(np.uint32)[nan] = sign | _FLOAT32_INF | fraction
-    return values.reshape(codes.shape)
+    return values
 
 
 def _as_float32(x: npt.ArrayLike, name: str) -> Float32:

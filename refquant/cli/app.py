@@ -18,7 +18,7 @@ exit codes:
   1  a finding or a mismatch
   2  bad usage or unreadable input
 
-`refquant COMMAND --help` explains a command with examples. `refquant bench` needs nothing: it measures an embedded model.
+`refquant COMMAND --help` explains a command with examples. `refquant bench` needs nothing: it has a model inside.
 """
 
 

@@ -170,4 +170,4 @@ def encode(w: npt.ArrayLike, fmt: Format, name: str = "w", backend: str = "auto"
         parts = fmt.encode(weights)
     except RefquantError as error:
         raise type(error)(f"{name}: {error}") from None
-    return QuantizedTensor(fmt, weights.shape, parts)
+    return QuantizedTensor(fmt, weights.shape, {part: parts[part] for part in fmt.parts})

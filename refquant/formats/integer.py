@@ -3,18 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
-from refquant.arrays import Array, Float32, Shape, UInt8
+from refquant.arrays import Array, Float32, Shape
 from refquant.errors import RefquantError
 from refquant.formats.base import Format, Option, Parts, Stored
 from refquant.formats.registry import register
-from refquant.formats.scales import SCALE_DTYPES, load_scales, store_scales
+from refquant.formats.scales import SCALE_DTYPES, ScaleDtype, load_scales, store_scales
 from refquant.packing import pack, packed_length, unpack
-
-ScaleDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Integer(Format):
 
     def layout(self, shape: Shape) -> dict[str, Stored]:
         lead, n = shape[:-1], shape[-1]
-        groups = (1,) if self.group_size is None else (*lead, self._groups_in_row(n))
+        groups = (1,) if self.group_size is None else (*lead, _groups_in_row(n, self.group_size))
         stored = {
             "codes": Stored(np.dtype(np.uint8), (*lead, packed_length(n, self.bits))),
             "scales": Stored(SCALE_DTYPES[self.scale_dtype], groups),
@@ -85,14 +82,15 @@ class Integer(Format):
 
     def encode(self, w: Float32) -> Parts:
         groups = self._grouped(w)  # (rows, groups, width)
-        # `initial=0`: zero always lies in the range, so a one-sided group keeps an exact zero and padding changes nothing.
+        # `initial=0`: the range always includes zero, so a one-sided group keeps an exact zero, and the zeros that fill
+        # a short group change nothing.
         if self.symmetric:
-            low, high = np.float32(0), np.abs(groups).max(axis=-1, keepdims=True, initial=0)
+            low, high = np.zeros((), np.float32), np.abs(groups).max(axis=-1, keepdims=True, initial=0)
         else:
             low = groups.min(axis=-1, keepdims=True, initial=0)
             high = groups.max(axis=-1, keepdims=True, initial=0)
         with np.errstate(over="ignore"):  # an infinite scale is refused when it is stored
-            scales = store_scales((high - low) / np.float32(self.largest_code), self.scale_dtype)
+            scales = store_scales((high - low) / np.float32(self.largest_code), self.scale_dtype, self.largest_code)
         step = load_scales(scales, self.scale_dtype)  # (rows, groups, 1)
         codes = np.rint(_steps(groups, step))
         stored = self.layout(w.shape)["scales"].shape
@@ -121,15 +119,12 @@ class Integer(Format):
             groups = groups - zero.reshape(*groups.shape[:2], 1)
         return _ungrouped(groups * step.reshape(*groups.shape[:2], 1), shape)
 
-    def _groups_in_row(self, n: int) -> int:
-        return 1 if self.group_size == -1 else -(-n // (self.group_size or n))
-
     def _grouped(self, w: Array) -> Array:
         """(..., n) as (rows, groups, width), zeros filling a short last group; the whole tensor is one row's group."""
         if self.group_size is None:
             return w.reshape(1, 1, w.size)
         n = w.shape[-1]
-        count = self._groups_in_row(n)
+        count = _groups_in_row(n, self.group_size)
         width = n if self.group_size == -1 else min(self.group_size, n)
         rows = math.prod(w.shape[:-1])
         if count * width == n:
@@ -137,6 +132,10 @@ class Integer(Format):
         padded = np.zeros((rows, count * width), w.dtype)
         padded[:, :n] = w.reshape(rows, n)
         return padded.reshape(rows, count, width)
+
+
+def _groups_in_row(n: int, group_size: int) -> int:
+    return 1 if group_size == -1 else -(-n // group_size)
 
 
 def _ungrouped(groups: Array, shape: Shape) -> Array:

@@ -46,7 +46,7 @@ def get_format(scheme: str | Format, **options: object) -> Format:
     for name in options:
         if name not in known:
             raise unknown_name(f"option of {fmt.name}", name, known)
-    return dataclasses.replace(fmt, **options)  # type: ignore[arg-type]  # each format checks its own fields
+    return dataclasses.replace(fmt, **options)
 
 
 def _parse(scheme: str) -> Format:
@@ -72,7 +72,7 @@ def _with_options(fmt: Format, words: list[str], scheme: str) -> Format:
         if option.field in values:
             raise RefquantError(f"scheme {scheme!r}: {option.field} is given twice, the second time by {word!r}")
         values[option.field] = _number(word[1:]) if "#" in option.text else option.value
-    return dataclasses.replace(fmt, **values)  # type: ignore[arg-type]
+    return dataclasses.replace(fmt, **values)
 
 
 def _pattern(option: Option) -> re.Pattern[str]:

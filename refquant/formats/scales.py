@@ -1,38 +1,43 @@
 """Scales as they are stored: float32, float16 or bfloat16, little-endian, bfloat16 as its 16-bit pattern."""
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 
 from refquant.arrays import Array, Float32
 from refquant.errors import ScaleOverflowError
-from refquant.floats import BF16
+from refquant.floats import BF16, FP16
 
-SCALE_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
+ScaleDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+
+SCALE_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+}
+
+_LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": FP16.largest, "bfloat16": BF16.largest}
 
 
-def store_scales(scales: Float32, scale_dtype: str) -> Array:
+def store_scales(scales: Float32, dtype: ScaleDtype, largest_code: int) -> Array:
     """Narrow float32 scales to the stored dtype, once, ties to even.
 
     Raises:
-        ScaleOverflowError: a scale that is infinite, or becomes so; names the first group and the limit.
+        ScaleOverflowError: a scale beyond the dtype's largest, or one whose product with the largest code is not
+            finite in float32, so that what is written always decodes to finite numbers.
     """
-    if scale_dtype == "bfloat16":
-        stored: Array = BF16.encode(scales)
-    else:
-        with np.errstate(over="ignore", under="ignore"):  # what overflows is reported below, with its group
-            stored = scales.astype(SCALE_DTYPES[scale_dtype])
-    finite = np.isfinite(load_scales(stored, scale_dtype))
+    with np.errstate(over="ignore", under="ignore"):  # what overflows is reported below, with its group
+        stored: Array = BF16.encode(scales) if dtype == "bfloat16" else scales.astype(SCALE_DTYPES[dtype])
+        finite = np.isfinite(load_scales(stored, dtype) * np.float32(largest_code))
     if not finite.all():
-        group = int(np.argmin(finite.ravel()))
-        limit = {"float32": "3.4028235e+38", "float16": "65504", "bfloat16": "3.3895314e+38"}[scale_dtype]
+        group = int(np.argmin(finite))
         raise ScaleOverflowError(
-            f"the scale of group {group} is {scales.ravel()[group]:.9g}, and {scale_dtype} holds at most {limit}: "
-            f"store scales in a wider dtype, or scale the weights down"
+            f"the scale of group {group} is {scales.flat[group]:.9g}: a {dtype} scale is at most {_LARGEST[dtype]:.9g} "
+            f"and {largest_code} times it must be finite: choose a wider scale_dtype, or scale the weights down"
         )
     return stored
 
 
-def load_scales(stored: Array, scale_dtype: str) -> Float32:
+def load_scales(stored: Array, dtype: ScaleDtype) -> Float32:
     """Stored scales as float32, exactly."""
-    if scale_dtype == "bfloat16":
-        return BF16.decode(stored)
-    return stored.astype(np.float32)
+    return BF16.decode(stored) if dtype == "bfloat16" else stored.astype(np.float32)
