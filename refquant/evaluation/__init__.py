@@ -1,1 +1,21 @@
 """What a quantization costs: perplexity, divergence and the benchmark table."""
+
+from refquant.evaluation.benchmark import DEFAULT_SCHEMES, Benchmark, Row, benchmark
+from refquant.evaluation.corpus import split_documents
+from refquant.evaluation.divergence import Divergence, divergence
+from refquant.evaluation.perplexity import Perplexity, perplexity
+from refquant.evaluation.quantized_model import Cost, quantize_model
+
+__all__ = [
+    "perplexity",
+    "divergence",
+    "benchmark",
+    "quantize_model",
+    "split_documents",
+    "Perplexity",
+    "Divergence",
+    "Benchmark",
+    "Row",
+    "Cost",
+    "DEFAULT_SCHEMES",
+]

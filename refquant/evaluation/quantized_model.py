@@ -1,0 +1,127 @@
+"""A model whose matrices are quantized, and what that did to the weights."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from refquant.arrays import Float32, Shape
+from refquant.errors import unknown_name
+from refquant.evaluation.scoring import LanguageModel
+from refquant.formats.base import Format, QuantizedTensor, encode
+from refquant.quantize import sqnr_db
+
+EMBEDDINGS = ("keep", "quantize")
+
+SUM_BLOCK = 1 << 16  # weights widened to float64 at a time, where squares are summed
+
+
+class Weight(Protocol):
+    """One tensor of a model, as it is stored."""
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it is stored in."""
+
+    def dequantize(self) -> Float32:
+        """Its values."""
+
+
+class QuantizableModel(LanguageModel, Protocol):
+    """A model that names its matrices and takes others in their place."""
+
+    @property
+    def weights(self) -> Mapping[str, Weight]:
+        """Every stored tensor by name, a tied one once."""
+
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """The matrices of linear layers inside the blocks."""
+
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """The token embedding and, where it is not tied, the head."""
+
+    def with_weights(self, weights: Mapping[str, Weight]) -> "QuantizableModel":
+        """The same model with some weights replaced."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What quantizing a model's matrices costs.
+
+    Attributes:
+        bits_per_weight: bits of everything stored for those matrices over their number of weights.
+        nbytes: bytes of the whole model: those matrices as stored, every other tensor as its checkpoint stores it.
+        sqnr_db: 10·log10(Σw² / Σ(w − ŵ)²) over all those matrices together, sums in float64; inf where none changed.
+    """
+
+    bits_per_weight: float
+    nbytes: int
+    sqnr_db: float
+
+
+def matrix_names(model: QuantizableModel, embeddings: str) -> tuple[str, ...]:
+    """The matrices that quantization replaces.
+
+    Args:
+        model: the model.
+        embeddings: "keep" leaves token embedding and head as they are, which is the custom of GPTQ, AWQ and
+            bitsandbytes; "quantize" replaces them too, a tied pair once.
+
+    Raises:
+        UnknownNameError: another word for `embeddings`.
+    """
+    if embeddings not in EMBEDDINGS:
+        raise unknown_name("rule for embeddings", embeddings, EMBEDDINGS)
+    return model.linear_names + (model.embedding_names if embeddings == "quantize" else ())
+
+
+def cost_as_stored(model: QuantizableModel, embeddings: str = "keep") -> Cost:
+    """The cost of the matrices that quantization would replace, as they are."""
+    return _cost(model, matrix_names(model, embeddings), math.inf)
+
+
+def quantize_model(model: QuantizableModel, fmt: Format, embeddings: str = "keep") -> tuple[QuantizableModel, Cost]:
+    """Quantize a model's matrices one by one; every other weight is shared with the model given.
+
+    Raises:
+        RefquantError: a matrix that the format cannot take; the message names it.
+    """
+    names = matrix_names(model, embeddings)
+    replaced: dict[str, QuantizedTensor] = {}
+    signal = noise = 0.0
+    for name in names:
+        w = model.weights[name].dequantize()
+        replaced[name] = encode(w, fmt, name)
+        energies = _energies(w, replaced[name].dequantize())
+        signal, noise = signal + energies[0], noise + energies[1]
+    quantized = model.with_weights(replaced)
+    return quantized, _cost(quantized, names, sqnr_db(signal, noise))
+
+
+def _cost(model: QuantizableModel, names: tuple[str, ...], sqnr: float) -> Cost:
+    weights = model.weights
+    size = sum(math.prod(weights[name].shape) for name in names)
+    return Cost(
+        bits_per_weight=sum(weights[name].nbytes for name in names) * 8 / size,
+        nbytes=sum(weight.nbytes for weight in weights.values()),
+        sqnr_db=sqnr,
+    )
+
+
+def _energies(w: Float32, decoded: Float32) -> tuple[float, float]:
+    """Σw² and Σ(w − ŵ)² in float64."""
+    signal = noise = 0.0
+    flat, flat_decoded = w.ravel(), decoded.ravel()
+    for begin in range(0, flat.size, SUM_BLOCK):
+        a = flat[begin : begin + SUM_BLOCK].astype(np.float64)
+        difference = a - flat_decoded[begin : begin + SUM_BLOCK]
+        signal, noise = signal + float(a @ a), noise + float(difference @ difference)
+    return signal, noise

@@ -1,0 +1,171 @@
+"""A model run over a corpus: the logits of every scored token, in one fixed order, within a memory bound."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from refquant.arrays import Float32, Float64, Int64
+from refquant.errors import NonFiniteError, RefquantError
+from refquant.evaluation.corpus import Corpus, Text, Tokenizer, make_corpus
+from refquant.evaluation.windows import Window, check_windows, windows_of
+
+DEFAULT_WINDOW = 2048  # or the model's positions, where those are fewer
+BATCH_TOKENS = 4096  # fed together, unless one window alone is longer
+LOGITS_BYTES = 64 << 20  # of logits at a time
+
+OnScored: TypeAlias = Callable[[int], None]
+"""Told how many tokens have just been scored."""
+
+
+class Config(Protocol):
+    """What is asked of a model's configuration."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head."""
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that a window may hold."""
+
+
+class LanguageModel(Protocol):
+    """What perplexity asks of a model; `refquant.load_model` gives one, and any object like it will do."""
+
+    @property
+    def config(self) -> Config:
+        """Sizes."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns text into ids."""
+
+    def hidden(self, ids: Int64, *, keep: slice) -> Float32:
+        """Final hidden states: ids (batch, tokens), and the positions wanted, to (batch, kept, hidden)."""
+
+    def logits(self, hidden: Float32) -> Float32:
+        """The head: (rows, hidden) to logits (rows, vocabulary), an array that the caller may overwrite."""
+
+
+class Passage(NamedTuple):
+    """A window of one document."""
+
+    document: int
+    window: Window
+
+
+class Chunk(NamedTuple):
+    """Some of a plan's scored tokens.
+
+    Attributes:
+        rows: which of them, counted over the whole plan.
+        targets: their ids, int64 (rows,).
+        logits: float32 (rows, vocabulary), which the receiver may overwrite.
+    """
+
+    rows: slice
+    targets: Int64
+    logits: Float32
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A corpus, and the windows in which it is scored.
+
+    Attributes:
+        corpus: the documents.
+        method: "sliding" or "chunked".
+        window: tokens in a window.
+        stride: tokens between the begins of neighbouring windows.
+    """
+
+    corpus: Corpus
+    method: str
+    window: int
+    stride: int
+
+    @property
+    def passages(self) -> list[Passage]:
+        """Every window of every document, in order."""
+        return [
+            Passage(number, window)
+            for number, ids in enumerate(self.corpus.documents)
+            for window in windows_of(self.method, len(ids), self.window, self.stride)
+        ]
+
+    @property
+    def batches(self) -> list[list[Passage]]:
+        """Neighbouring windows of equal form, together up to BATCH_TOKENS fed tokens."""
+        alike = itertools.groupby(self.passages, key=lambda passage: (passage.window.fed, passage.window.scored))
+        batches = []
+        for (fed, _), group in alike:
+            passages, size = list(group), max(1, BATCH_TOKENS // fed)
+            batches += [passages[i : i + size] for i in range(0, len(passages), size)]
+        return batches
+
+    @property
+    def fed_tokens(self) -> int:
+        """Tokens that go through the model, those of overlapping windows counted each time."""
+        return sum(window.fed for _, window in self.passages)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Tokens whose probability counts."""
+        return sum(window.scored for _, window in self.passages)
+
+    def check_finite(self, nll: Float64) -> None:
+        """Raise NonFiniteError that names the first token whose probability is not a number above zero."""
+        finite = np.isfinite(nll)
+        index = len(nll) if finite.all() else int(np.argmin(finite))
+        for document, window in self.passages:
+            if index < window.scored:
+                raise NonFiniteError(
+                    f"token {window.first + index} of document {document}: its log-probability is "
+                    f"{-nll[~finite][0]}, since weights or activations leave float32's range; "
+                    "there is no perplexity: inspect the checkpoint, or take a scheme of more bits"
+                )
+            index -= window.scored
+
+
+def make_plan(
+    model: LanguageModel,
+    text: Text,
+    *,
+    method: str = "sliding",
+    window: int | None = None,
+    stride: int | None = None,
+    bos: str = "auto",
+    limit: int | None = None,
+) -> Plan:
+    """Check everything that can be wrong before the model runs: see `refquant.perplexity` for the arguments."""
+    positions = model.config.max_positions
+    window = min(positions, DEFAULT_WINDOW) if window is None else window
+    if stride is None:
+        stride = window if method == "chunked" else max(1, window // 2)
+    check_windows(method, window, stride)
+    if window > positions:
+        raise RefquantError(f"window = {window} given; the model has {positions} positions: take a shorter window")
+    return Plan(make_corpus(text, model.tokenizer, model.config.vocab_size, bos, limit), method, window, stride)
+
+
+def scored_logits(model: LanguageModel, plan: Plan) -> Iterator[Chunk]:
+    """The logits of every scored token, chunk by chunk, in the order of `plan.passages`.
+
+    The chunks depend on the plan and the vocabulary alone, so that two runs of one model give the same bits.
+    """
+    documents = plan.corpus.documents
+    step = max(1, LOGITS_BYTES // (4 * model.config.vocab_size))
+    done = 0
+    for batch in plan.batches:
+        shape = batch[0].window
+        ids = np.stack([documents[d][w.begin : w.end - 1] for d, w in batch])  # (batch, fed)
+        targets = np.concatenate([documents[d][w.first : w.end] for d, w in batch])  # (batch · scored,)
+        hidden = model.hidden(ids, keep=slice(shape.fed - shape.scored, None))  # (batch, scored, hidden)
+        hidden = hidden.reshape(len(targets), -1)
+        for begin in range(0, len(targets), step):
+            some = targets[begin : begin + step]
+            yield Chunk(slice(done, done + len(some)), some, model.logits(hidden[begin : begin + step]))
+            done += len(some)
