@@ -13,10 +13,11 @@ from refquant.evaluation.corpus import Text
 from refquant.evaluation.divergence import Divergence, compare, divergence_of
 from refquant.evaluation.logprobs import log_softmax
 from refquant.evaluation.perplexity import Perplexity, perplexity_of
-from refquant.evaluation.quantized_model import Cost, QuantizableModel, cost_as_stored, quantize_model
+from refquant.evaluation.quantized_model import Cost, cost_as_stored, quantize_model
 from refquant.evaluation.scoring import OnScored, Plan, make_plan, scored_logits
 from refquant.formats.base import Format
 from refquant.formats.registry import get_format
+from refquant.models.model import Model
 
 BASE = "base"
 
@@ -91,7 +92,7 @@ class Benchmark:
 
 
 def benchmark(
-    model: QuantizableModel,
+    model: Model,
     schemes: Sequence[str | Format],
     text: Text,
     *,
@@ -145,7 +146,7 @@ def benchmark(
     return Benchmark(model_name, text_name, embeddings, base_perplexity, tuple(divergences), tuple(rows))
 
 
-def _run_base(model: QuantizableModel, plan: Plan, store: Float32, on_scored: OnScored) -> Perplexity:
+def _run_base(model: Model, plan: Plan, store: Float32, on_scored: OnScored) -> Perplexity:
     """Measure the base, and keep its log-probabilities."""
     start = time.perf_counter()
     nll = np.empty(plan.scored_tokens)
@@ -158,7 +159,7 @@ def _run_base(model: QuantizableModel, plan: Plan, store: Float32, on_scored: On
 
 
 def _run_scheme(
-    model: QuantizableModel, fmt: Format, embeddings: str, plan: Plan, store: Float32, on_scored: OnScored
+    model: Model, fmt: Format, embeddings: str, plan: Plan, store: Float32, on_scored: OnScored
 ) -> tuple[Cost, Perplexity, Divergence]:
     """Quantize, and measure beside the base; the quantized model does not outlive the call."""
     on_scored(0)

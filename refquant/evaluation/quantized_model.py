@@ -1,55 +1,19 @@
 """A model whose matrices are quantized, and what that did to the weights."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from refquant.arrays import Float32, Shape
+from refquant.arrays import Float32
 from refquant.errors import unknown_name
-from refquant.evaluation.scoring import LanguageModel
 from refquant.formats.base import Format, QuantizedTensor, encode
+from refquant.models.model import Model
 from refquant.quantize import sqnr_db
 
 EMBEDDINGS = ("keep", "quantize")
 
 SUM_BLOCK = 1 << 16  # weights widened to float64 at a time, where squares are summed
-
-
-class Weight(Protocol):
-    """One tensor of a model, as it is stored."""
-
-    @property
-    def shape(self) -> Shape:
-        """Its shape."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it is stored in."""
-
-    def dequantize(self) -> Float32:
-        """Its values."""
-
-
-class QuantizableModel(LanguageModel, Protocol):
-    """A model that names its matrices and takes others in their place."""
-
-    @property
-    def weights(self) -> Mapping[str, Weight]:
-        """Every stored tensor by name, a tied one once."""
-
-    @property
-    def linear_names(self) -> tuple[str, ...]:
-        """The matrices of linear layers inside the blocks."""
-
-    @property
-    def embedding_names(self) -> tuple[str, ...]:
-        """The token embedding and, where it is not tied, the head."""
-
-    def with_weights(self, weights: Mapping[str, Weight]) -> "QuantizableModel":
-        """The same model with some weights replaced."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +31,7 @@ class Cost:
     sqnr_db: float
 
 
-def matrix_names(model: QuantizableModel, embeddings: str) -> tuple[str, ...]:
+def matrix_names(model: Model, embeddings: str) -> tuple[str, ...]:
     """The matrices that quantization replaces.
 
     Args:
@@ -83,12 +47,12 @@ def matrix_names(model: QuantizableModel, embeddings: str) -> tuple[str, ...]:
     return model.linear_names + (model.embedding_names if embeddings == "quantize" else ())
 
 
-def cost_as_stored(model: QuantizableModel, embeddings: str = "keep") -> Cost:
+def cost_as_stored(model: Model, embeddings: str = "keep") -> Cost:
     """The cost of the matrices that quantization would replace, as they are."""
     return _cost(model, matrix_names(model, embeddings), math.inf)
 
 
-def quantize_model(model: QuantizableModel, fmt: Format, embeddings: str = "keep") -> tuple[QuantizableModel, Cost]:
+def quantize_model(model: Model, fmt: Format, embeddings: str = "keep") -> tuple[Model, Cost]:
     """Quantize a model's matrices one by one; every other weight is shared with the model given.
 
     Raises:
@@ -106,7 +70,7 @@ def quantize_model(model: QuantizableModel, fmt: Format, embeddings: str = "keep
     return quantized, _cost(quantized, names, sqnr_db(signal, noise))
 
 
-def _cost(model: QuantizableModel, names: tuple[str, ...], sqnr: float) -> Cost:
+def _cost(model: Model, names: tuple[str, ...], sqnr: float) -> Cost:
     weights = model.weights
     size = sum(math.prod(weights[name].shape) for name in names)
     return Cost(
