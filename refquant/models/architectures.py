@@ -88,6 +88,7 @@ class Architecture:
         attention_soft_cap: attention scores may be capped (`attn_logit_softcapping`).
         final_soft_cap: logits may be capped (`final_logit_softcapping`).
         local_rope: sliding layers have rotary parameters of their own.
+        partial_rotary: `partial_rotary_factor` may leave the last coordinates of a head as they are.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Architecture:
     attention_soft_cap: bool = False
     final_soft_cap: bool = False
     local_rope: bool = False
+    partial_rotary: bool = False
 
 
 LLAMA = Architecture(
@@ -192,6 +194,7 @@ PHI3 = Architecture(
     model_type="phi3",
     block=_PHI3_BLOCK,
     windows="always",
+    partial_rotary=True,
     defaults={"norm_epsilon": 1e-5, "original_max_position_embeddings": 4096},
 )
 GPT2 = Architecture(

@@ -119,8 +119,9 @@ class YarnRope(Rope):
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, self.dim - 1)
         high += 0.001 if low == high else 0.0  # the ramp of transformers, which must not divide by zero
-        interpolated = np.clip((np.arange(self.dim // 2) - low) / (high - low), 0, 1)
-        return interpolated * plain / self.scale + (1 - interpolated) * plain
+        ramp = np.clip((np.arange(self.dim // 2) - low) / (high - low), 0, 1)  # 0 keeps a pair, 1 interpolates it
+        blended: Float64 = ramp * plain / self.scale + (1 - ramp) * plain
+        return blended
 
     def _pair_turning(self, turns: float) -> float:
         """The fractional index of the pair that turns this often over the original context."""

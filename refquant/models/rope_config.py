@@ -39,6 +39,8 @@ def read_ropes(architecture: Architecture, values: Values, head_dim: int, types:
             parameters = given or scaling
         theta = "rope_local_base_freq" if architecture.local_rope and kind == SLIDING else "rope_theta"
         ropes[kind] = _read(values, dict(parameters), positive_real(theta, values.get(theta)), head_dim)
+        if ropes[kind].dim != head_dim and not architecture.partial_rotary:
+            raise ModelError(f"{_SHARE} is set; {architecture.name} rotates whole heads")
     return ropes
 
 
