@@ -246,8 +246,8 @@ def encode_e8m0(x: npt.ArrayLike, *, rounding: Rounding, overflow: Overflow = "i
 
     Args:
         x: float32 of any shape; float16 widens exactly.
-        rounding: "floor" to the power of two at or below, "ceil" at or above, "nearest" in value, where a tie
-            (1.5 · 2^k) goes to the even code.
+        rounding: "floor" to the power of two at or below; "ceil" at or above; "nearest" in value with ties
+            (1.5 · 2^k) upwards, except that all numbers between 2^−127 and 2^−126 go up, as in torch and ml_dtypes.
         overflow: what a number becomes that rounds past 2^127, infinity included: NaN ("ieee") or 2^127
             ("saturate").
 
@@ -265,7 +265,8 @@ def encode_e8m0(x: npt.ArrayLike, *, rounding: Rounding, overflow: Overflow = "i
     values = _as_float32(x, "e8m0")
     if (values <= 0).any():
         raise RefquantError(f"e8m0: {_first(values, values <= 0)} given; every number must be above zero")
-    half, exponent = np.frexp(values)  # exactly half · 2^exponent, with half in [0.5, 1), subnormals too
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        half, exponent = np.frexp(values)  # exactly half · 2^exponent, with half in [0.5, 1), subnormals too
     code = exponent + (E8M0.bias - 1)  # the power of two at or below
     match rounding:
         case "floor":
@@ -273,7 +274,7 @@ def encode_e8m0(x: npt.ArrayLike, *, rounding: Rounding, overflow: Overflow = "i
         case "ceil":
             up = half > 0.5
         case "nearest":
-            up = (half > 0.75) | ((half == 0.75) & (code % 2 == 1))
+            up = (half >= 0.75) | ((code == 0) & (half > 0.5))
     code = np.maximum(code + up, 0)
     past = np.isinf(values) | (code > E8M0.largest_code)
     code[past] = E8M0.largest_code if overflow == "saturate" else 0xFF
