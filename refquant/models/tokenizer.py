@@ -19,7 +19,7 @@ _UNFINISHED = "\ufffd"  # what bytes that are no character decode to
 _MOST_UNFINISHED = 3  # a character has at most four bytes, and a decoder writes at most one _UNFINISHED a byte
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokenizer:
     """A tokenizer.
 
