@@ -43,7 +43,7 @@ class Integer(Format):
         if self.bits not in range(2, 9):
             raise RefquantError(f"integer format: bits = {self.bits} given; 2 … 8 exist")
         size = self.group_size
-        if size is not None and (not isinstance(size, int) or (size < 1 and size != -1)):
+        if size is not None and (type(size) is not int or (size < 1 and size != -1)):
             raise RefquantError(
                 f"{self.name}: group_size = {size!r} given; a positive number of weights, −1 for a row, or None"
             )

@@ -1,0 +1,163 @@
+"""Hypothesis strategies for weights and for stored parts: bit patterns first, friendly numbers last.
+
+A random normal never meets a tie, a subnormal, a one-sided block or a scale at the edge of its type, and that is
+where quantizers break. So a block is drawn as one of the `KINDS` below, each of which aims at one such place. All
+strategies shrink towards fewer, shorter blocks of zeros.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refquant.arrays import Array, Float32, Shape
+from refquant.formats.base import Format
+
+Draw = Callable[[st.SearchStrategy[int]], int]
+
+_EXPONENT_FIELD = np.uint32(0x7F800000)
+
+
+def patterns(size: int) -> st.SearchStrategy[Float32]:
+    """`size` finite float32 numbers of any bit pattern: zeros of both signs, subnormals and the largest included."""
+    return st.binary(min_size=4 * size, max_size=4 * size).map(_finite)
+
+
+def _finite(raw: bytes) -> Float32:
+    bits = np.frombuffer(raw, "<u4").copy()
+    special = bits & _EXPONENT_FIELD == _EXPONENT_FIELD
+    bits[special] ^= np.uint32(0x40000000)  # a NaN or infinity becomes a number near 1
+    return bits.view(np.float32)
+
+
+@st.composite
+def exponents(draw: st.DrawFn, size: int, low: int, high: int) -> Float32:
+    """`size` numbers of any sign and fraction, their binary exponents in low … high; some of them zero."""
+    bits = np.frombuffer(draw(st.binary(min_size=4 * size, max_size=4 * size)), "<u4")
+    fraction = bits & np.uint32(0x807FFFFF)
+    exponent = ((bits >> np.uint32(23)) & np.uint32(0xFF)) % np.uint32(high - low + 1) + np.uint32(127 + low)
+    numbers = (fraction | exponent << np.uint32(23)).view(np.float32)
+    return np.where(bits == 0, np.float32(0), numbers)
+
+
+@st.composite
+def subnormals(draw: st.DrawFn, size: int) -> Float32:
+    """`size` subnormal numbers and zeros of both signs."""
+    raw = draw(st.binary(min_size=4 * size, max_size=4 * size))
+    numbers: Float32 = (np.frombuffer(raw, "<u4") & ~_EXPONENT_FIELD).view(np.float32)
+    return numbers
+
+
+@st.composite
+def half_steps(draw: st.DrawFn, size: int) -> Float32:
+    """Ties: (k + ½)·s of one step s for small k, and their float32 neighbours, with a largest number on the grid."""
+    step = np.ldexp(np.float32(draw(st.sampled_from([1.0, 3.0, 5.0]))), draw(st.integers(-20, 20)))
+    span = draw(st.sampled_from([1, 3, 7, 15, 31, 63, 127, 255]))
+    raw = np.frombuffer(draw(st.binary(min_size=2 * size, max_size=2 * size)), "<u2").astype(np.int64)
+    k = raw // 6 % (2 * span) - span
+    ties: Float32 = ((k + 0.5) * step).astype(np.float32)
+    neighbour = np.array([0, 0, -np.inf, np.inf, 0, 0], np.float32)[raw % 6]
+    ties = np.where(neighbour == 0, ties, np.nextafter(ties, neighbour))
+    if size:
+        ties[draw(st.integers(0, size - 1))] = span * step
+    return ties
+
+
+@st.composite
+def block(draw: st.DrawFn, size: int, low: int = -126, high: int = 127) -> Float32:
+    """One block of `size` numbers of one of the KINDS.
+
+    Args:
+        draw: Hypothesis's.
+        size: weights in the block.
+        low: smallest binary exponent of a non-zero number, −126 letting subnormals in.
+        high: largest binary exponent.
+    """
+    # Few numbers are drawn and then spread over the block, so that large blocks stay cheap and shrink well.
+    pool_size = min(size, 24)
+    pool = draw(st.sampled_from(KINDS))(pool_size, low, high, draw)
+    if size <= pool_size:
+        return pool
+    order = np.random.default_rng(draw(st.integers(0, 255))).integers(0, pool_size, size)
+    order[:pool_size] = np.arange(pool_size)
+    return pool[order]
+
+
+def _zeros(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    return np.zeros(size, np.float32) * np.float32(draw(st.sampled_from([1.0, -1.0])))
+
+
+def _any_pattern(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    if (low, high) == (-126, 127):
+        return draw(patterns(size))
+    return draw(exponents(size, low, high))
+
+
+def _one_binade_apart(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    top = draw(st.integers(low, high))
+    return draw(exponents(size, max(low, top - 6), top))
+
+
+def _one_sided(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    return np.abs(_one_binade_apart(size, low, high, draw)) * np.float32(draw(st.sampled_from([1.0, -1.0])))
+
+
+def _equal(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    return np.repeat(draw(exponents(1, low, high)), size)
+
+
+def _outlier(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    numbers = draw(exponents(size, low, max(low, high - 20)))
+    if size:
+        numbers[draw(st.integers(0, size - 1))] = draw(exponents(1, high, high))[0]
+    return numbers
+
+
+def _ties(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    ties = draw(half_steps(size))
+    outside = (np.abs(ties) < np.ldexp(1.0, low)) | (np.abs(ties) >= np.ldexp(1.0, high))
+    return np.where(outside, np.float32(0), ties)
+
+
+def _tiny(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+    return draw(subnormals(size)) if low == -126 else draw(exponents(size, low, low + 1))
+
+
+KINDS = (_zeros, _any_pattern, _one_binade_apart, _one_sided, _equal, _outlier, _ties, _tiny)
+
+
+@st.composite
+def rows(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127, max_blocks: int = 3) -> Float32:
+    """One row, shape (n,): up to `max_blocks` blocks of the format, each of its own kind, the last often short."""
+    size = fmt.block_size or 32
+    whole = [draw(block(size, low, high)) for _ in range(draw(st.integers(0, max_blocks)))]
+    tail = draw(block(draw(st.integers(0 if whole else 1, min(size, 70) - 1)) if size > 1 else 1, low, high))
+    return np.concatenate([*whole, tail])
+
+
+@st.composite
+def weights(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127) -> Float32:
+    """A tensor of one to three axes, each row drawn as by `rows`, all of the first row's length."""
+    first = draw(rows(fmt, low, high))
+    lead = draw(st.sampled_from([(), (1,), (2,), (3,), (2, 1), (1, 3)]))
+    others = [draw(rows(fmt, low, high)) for _ in range(int(np.prod(lead, dtype=int)) - 1)]
+    return np.stack([first, *(np.resize(row, first.shape) for row in others)]).reshape(*lead, first.size)
+
+
+def shapes(fmt: Format) -> st.SearchStrategy[Shape]:
+    """Shapes around the format's block: short rows, one weight past a block, several rows, no rows."""
+    size = fmt.block_size or 32
+    lengths = st.sampled_from([0, 1, 2, 3, 7, 8, size - 1, size, size + 1, 2 * size, 2 * size + 5])
+    return st.tuples(st.sampled_from([(), (1,), (3,), (0,), (2, 2)]), lengths).map(lambda s: (*s[0], s[1]))
+
+
+@st.composite
+def raw_parts(draw: st.DrawFn, fmt: Format) -> tuple[dict[str, Array], Shape]:
+    """Stored parts of any bytes whatever, with the shape of the tensor they claim to be."""
+    shape = draw(shapes(fmt))
+    parts: dict[str, Array] = {}
+    for name, (dtype, part_shape) in fmt.layout(shape).items():
+        size = int(np.prod(part_shape, dtype=int)) * dtype.itemsize
+        pool = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
+        parts[name] = np.resize(np.frombuffer(pool, np.uint8), size).view(dtype).reshape(part_shape)
+    return parts, shape
