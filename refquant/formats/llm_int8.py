@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from refquant.arrays import Array, Float32, Int8, Int32, Shape, as_weights
+from refquant.arrays import Array, Float32, Int8, Int32, Int64, Shape, as_weights
 from refquant.errors import RefquantError, ScaleOverflowError
 from refquant.formats.base import Format, Option, Parts, QuantizedTensor, Stored
 from refquant.formats.base import encode as quantize_with
@@ -109,16 +109,24 @@ def llm_int8_matmul(
     q = w if isinstance(w, QuantizedTensor) else quantize_with(w, LlmInt8(), "w")
     _check_operands(activations.shape, q)
     rows = activations.reshape(-1, q.shape[1])  # (rows of x, n)
-    outliers = np.abs(rows) >= np.float32(threshold) if threshold else np.zeros(rows.shape, np.bool_)  # M1
-    columns = np.flatnonzero(outliers.any(axis=0))
-    codes, absmax = quantize_rows(np.where(outliers, np.float32(0), rows) if columns.size else rows)  # M2, M3
-    codes[:, columns] = 0  # M4
+    codes, absmax, outliers = quantize_activations(rows, threshold)
     with np.errstate(over="ignore", invalid="ignore"):
         scales = absmax[:, None] * q.parts["absmax"][None, :]
         y = int8_matmul(codes, q.parts["codes"]).astype(np.float32) * scales * _RECIPROCAL_OF_127_SQUARED  # M5, M6
-        if columns.size:
-            y += rows[:, columns] @ dequantize_rows(q.parts["codes"][:, columns], q.parts["absmax"]).T  # M7
+        if outliers.size:
+            y += rows[:, outliers] @ dequantize_rows(q.parts["codes"][:, outliers], q.parts["absmax"]).T  # M7
     return y.reshape(*activations.shape[:-1], q.shape[0])
+
+
+def quantize_activations(x: Float32, threshold: float) -> tuple[Int8, Float32, Int64]:
+    """Codes (rows, n), absmax (rows,) and the outlier columns, ascending, of finite numbers (rows, n)."""
+    if threshold == 0:
+        return *quantize_rows(x), np.zeros(0, np.int64)
+    large = np.abs(x) >= np.float32(threshold)  # M1
+    columns = np.flatnonzero(large.any(axis=0))
+    codes, absmax = quantize_rows(np.where(large, np.float32(0), x) if columns.size else x)  # M2, M3
+    codes[:, columns] = 0  # M4
+    return codes, absmax, columns
 
 
 def quantize_rows(w: Float32) -> tuple[Int8, Float32]:
