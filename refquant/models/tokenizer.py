@@ -1,8 +1,10 @@
 """Text to token ids and back, as tokenizer.json says: the `tokenizers` library with the folder's special tokens."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +18,6 @@ Ids = npt.NDArray[np.int64]
 _T = TypeVar("_T")
 
 _UNFINISHED = "\ufffd"  # what bytes that are no character decode to
-_MOST_UNFINISHED = 3  # a character has at most four bytes, and a decoder writes at most one _UNFINISHED a byte
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class Tokenizer:
     chat_template: str | None
     _library: tokenizers.Tokenizer = field(repr=False)
     _silent: frozenset[int] = field(repr=False)  # ids that have no text of their own
+    _bytes: Mapping[int, int] = field(repr=False)  # tokens that stand for one byte each, where the decoder has such
 
     def encode(self, text: str) -> Ids:
         """The token ids of a text; no BOS is put before it.
@@ -55,7 +57,8 @@ class Tokenizer:
             int64 (tokens,).
 
         Raises:
-            RefquantError: the text is not Unicode (it holds half a surrogate pair).
+            RefquantError: the text is not Unicode (it holds half a surrogate pair), or has no encoding in this
+                vocabulary.
         """
         try:
             text.encode("utf-8")
@@ -102,6 +105,7 @@ class TextStream:
         self._lead: list[int] = []  # what stands before the pending ids when they are decoded
         self._pending: list[int] = []  # ids since the text was last at the end of a character
         self._shown = 0  # characters of the pending text that are out
+        self._bytes = getincrementaldecoder("utf-8")("replace")  # for tokens that are one byte
         if continues:
             self._continue()
 
@@ -109,17 +113,29 @@ class TextStream:
         """The text that is certain once this id has come."""
         if token in self._tokenizer._silent:
             return ""
+        byte = self._tokenizer._bytes.get(token)
+        if byte is not None:
+            return self._end_words() + self._bytes.decode(bytes([byte]))
+        piece = self._end_bytes()
         self._pending.append(int(token))
         text = self._text()
-        unfinished = len(text) - len(text.rstrip(_UNFINISHED))
-        certain = max(self._shown, len(text) - min(unfinished, _MOST_UNFINISHED))
-        piece, self._shown = text[self._shown : certain], certain
-        if not unfinished:
+        if not text.endswith(_UNFINISHED):
+            piece += text[self._shown :]
             self._continue()
+            return piece
+        certain = max(self._shown, len(text) - 1)  # the bytes of an unfinished character are one U+FFFD
+        piece += text[self._shown : certain]
+        self._shown = certain
         return piece
 
     def flush(self) -> str:
         """What was held back: U+FFFD for the start of a character that never ended."""
+        return self._end_words() + self._end_bytes()
+
+    def _end_bytes(self) -> str:
+        return self._bytes.decode(b"", final=True)
+
+    def _end_words(self) -> str:
         piece = self._text()[self._shown :]
         self._continue()
         return piece
@@ -163,6 +179,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         chat_template=settings.chat_template,
         _library=library,
         _silent=declared | eos | (frozenset() if bos is None else {bos}),
+        _bytes=_guarded(path, lambda: _byte_tokens(library)),
     )
 
 
@@ -176,6 +193,13 @@ def _guarded(path: Path, read: Callable[[], _T]) -> _T:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise CheckpointError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
         raise
+
+
+def _byte_tokens(library: tokenizers.Tokenizer) -> dict[int, int]:
+    """The tokens `<0x00>` … `<0xFF>`, if the decoder takes them for bytes ("byte fallback")."""
+    ids = [library.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+    named = {i: byte for byte, i in enumerate(ids) if i is not None}
+    return named if len(named) == 256 and library.decode(list(named)[0x41:0x5B]) == ascii_uppercase else {}
 
 
 def _special_ids(settings: TokenizerSettings, role: str, library: tokenizers.Tokenizer, path: Path) -> frozenset[int]:
