@@ -7,7 +7,7 @@ a legal template. What is bounded:
 | what | limit |
 |---|---|
 | the time on the clock, and the processor time (not on Windows) | SECONDS |
-| the memory of the process (not on Windows) | BYTES |
+| the memory of the process (where the system enforces it, as Linux does) | BYTES |
 | the text that comes out | CHARACTERS |
 
 Templates get `messages`, `add_generation_prompt`, the special tokens by role (`bos_token`, …), `tools` and `documents`
