@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from refquant import __version__
-from refquant.cli import formats
+from refquant.cli import formats, generate
 from refquant.cli.console import print_error
 from refquant.errors import RefquantError
 
-COMMANDS = (formats,)
+COMMANDS = (formats, generate)
 
 EPILOG = """\
 exit codes:
