@@ -4,6 +4,7 @@ A property draws an input for a format, checks one statement about it, and knows
 `PROPERTIES` lists them all; spec/ says for each format why it does or does not give one.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ def every_element_decodes_as_its_page_defines(fmt: Format, drawn: tuple[Mapping[
     """Decoding any stored bytes gives, element by element, what the slow definition gives, NaN payloads aside."""
     parts, shape = drawn
     decoded = QuantizedTensor(fmt, shape, parts).dequantize()
-    size = int(np.prod(shape, dtype=int))
+    size = math.prod(shape)
     for flat in range(0, size, max(1, size // 300)):
         index = tuple(int(i) for i in np.unravel_index(flat, shape))
         expected = element(fmt, parts, shape, index)

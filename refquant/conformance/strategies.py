@@ -5,15 +5,14 @@ where quantizers break. So a block is drawn as one of the `KINDS` below, each of
 strategies shrink towards fewer, shorter blocks of zeros.
 """
 
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
 
 from refquant.arrays import Array, Float32, Shape
 from refquant.formats.base import Format
-
-Draw = Callable[[st.SearchStrategy[int]], int]
 
 _EXPONENT_FIELD = np.uint32(0x7F800000)
 
@@ -49,33 +48,50 @@ def subnormals(draw: st.DrawFn, size: int) -> Float32:
 
 
 @st.composite
-def half_steps(draw: st.DrawFn, size: int) -> Float32:
-    """Ties: (k + ½)·s of one step s for small k, and their float32 neighbours, with a largest number on the grid."""
+def half_steps(draw: st.DrawFn, size: int, span: int) -> Float32:
+    """Ties of a grid: (k + ½)·s for |k| < span and their float32 neighbours, and one ±span·s that makes s the step."""
     step = np.ldexp(np.float32(draw(st.sampled_from([1.0, 3.0, 5.0]))), draw(st.integers(-20, 20)))
-    span = draw(st.sampled_from([1, 3, 7, 15, 31, 63, 127, 255]))
     raw = np.frombuffer(draw(st.binary(min_size=2 * size, max_size=2 * size)), "<u2").astype(np.int64)
-    k = raw // 6 % (2 * span) - span
+    k = raw // 8 % (2 * span) - span
     ties: Float32 = ((k + 0.5) * step).astype(np.float32)
-    neighbour = np.array([0, 0, -np.inf, np.inf, 0, 0], np.float32)[raw % 6]
-    ties = np.where(neighbour == 0, ties, np.nextafter(ties, neighbour))
+    towards = np.array([0, 0, 0, 0, 0, 0, -np.inf, np.inf], np.float32)[raw % 8]
+    ties = np.where(towards == 0, ties, np.nextafter(ties, towards)).astype(np.float32)
     if size:
-        ties[draw(st.integers(0, size - 1))] = span * step
+        ties[draw(st.integers(0, size - 1))] = draw(st.sampled_from([span, -span])) * step
     return ties
 
 
 @st.composite
-def block(draw: st.DrawFn, size: int, low: int = -126, high: int = 127) -> Float32:
-    """One block of `size` numbers of one of the KINDS.
+def ranges_of_ties(draw: st.DrawFn, size: int, span: int) -> Float32:
+    """A range of `span` steps from (k + ½)·s below zero to (span − k − ½)·s above: both of its ends are ties."""
+    step = np.ldexp(np.float32(1), draw(st.integers(-20, 20)))
+    below = draw(st.integers(0, span)) + np.float32(0.5)
+    ends = np.array([-below, span - below], np.float32)
+    inside = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), np.uint8) / np.float32(255) * span - below
+    return np.concatenate([ends, np.rint(inside * 2) / 2])[:size].astype(np.float32) * step
 
-    Args:
-        draw: Hypothesis's.
-        size: weights in the block.
+
+@dataclass(frozen=True)
+class Aim:
+    """What a block is aimed at.
+
+    Attributes:
         low: smallest binary exponent of a non-zero number, −126 letting subnormals in.
-        high: largest binary exponent.
+        high: binary exponent that numbers stay below, 127 letting the largest in.
+        span: steps of the format's grid between zero, or the lower end, and the largest weight.
     """
+
+    low: int = -126
+    high: int = 127
+    span: int = 7
+
+
+@st.composite
+def block(draw: st.DrawFn, size: int, aim: Aim = Aim()) -> Float32:
+    """One block of `size` numbers of one of the KINDS."""
     # Few numbers are drawn and then spread over the block, so that large blocks stay cheap and shrink well.
     pool_size = min(size, 24)
-    pool = draw(st.sampled_from(KINDS))(pool_size, low, high, draw)
+    pool = draw(st.sampled_from(KINDS))(pool_size, aim, draw)
     if size <= pool_size:
         return pool
     order = np.random.default_rng(draw(st.integers(0, 255))).integers(0, pool_size, size)
@@ -83,55 +99,69 @@ def block(draw: st.DrawFn, size: int, low: int = -126, high: int = 127) -> Float
     return pool[order]
 
 
-def _zeros(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
+def _zeros(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
     return np.zeros(size, np.float32) * np.float32(draw(st.sampled_from([1.0, -1.0])))
 
 
-def _any_pattern(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    if (low, high) == (-126, 127):
+def _any_pattern(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    if (aim.low, aim.high) == (-126, 127):
         return draw(patterns(size))
-    return draw(exponents(size, low, high))
+    return draw(exponents(size, aim.low, aim.high - 1))
 
 
-def _one_binade_apart(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    top = draw(st.integers(low, high))
-    return draw(exponents(size, max(low, top - 6), top))
+def _few_binades(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    top = draw(st.integers(aim.low, aim.high - 1))
+    return draw(exponents(size, max(aim.low, top - 6), top))
 
 
-def _one_sided(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    return np.abs(_one_binade_apart(size, low, high, draw)) * np.float32(draw(st.sampled_from([1.0, -1.0])))
+def _one_sided(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    return np.abs(_few_binades(size, aim, draw)) * np.float32(draw(st.sampled_from([1.0, -1.0])))
 
 
-def _equal(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    return np.repeat(draw(exponents(1, low, high)), size)
+def _equal(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    return np.repeat(draw(exponents(1, aim.low, aim.high - 1)), size)
 
 
-def _outlier(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    numbers = draw(exponents(size, low, max(low, high - 20)))
+def _outlier(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    numbers = draw(exponents(size, aim.low, max(aim.low, aim.high - 20)))
     if size:
-        numbers[draw(st.integers(0, size - 1))] = draw(exponents(1, high, high))[0]
+        numbers[draw(st.integers(0, size - 1))] = draw(exponents(1, aim.high - 1, aim.high - 1))[0]
     return numbers
 
 
-def _ties(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    ties = draw(half_steps(size))
-    outside = (np.abs(ties) < np.ldexp(1.0, low)) | (np.abs(ties) >= np.ldexp(1.0, high))
-    return np.where(outside, np.float32(0), ties)
+def _ties(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    return _inside(draw(half_steps(size, aim.span)), aim)
 
 
-def _tiny(size: int, low: int, high: int, draw: st.DrawFn) -> Float32:
-    return draw(subnormals(size)) if low == -126 else draw(exponents(size, low, low + 1))
+def _range_of_ties(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    return _inside(draw(ranges_of_ties(size, aim.span)), aim)
 
 
-KINDS = (_zeros, _any_pattern, _one_binade_apart, _one_sided, _equal, _outlier, _ties, _tiny)
+def _inside(numbers: Float32, aim: Aim) -> Float32:
+    """Zero for what lies outside the aimed exponents."""
+    magnitude = np.abs(numbers)
+    return np.where((magnitude < 2.0**aim.low) | (magnitude >= 2.0**aim.high), np.float32(0), numbers)
+
+
+def _tiny(size: int, aim: Aim, draw: st.DrawFn) -> Float32:
+    return draw(subnormals(size)) if aim.low == -126 else draw(exponents(size, aim.low, aim.low + 1))
+
+
+KINDS = (_zeros, _any_pattern, _few_binades, _one_sided, _equal, _outlier, _ties, _range_of_ties, _tiny)
+
+
+def _aim(fmt: Format, low: int, high: int) -> Aim:
+    return Aim(low, high, getattr(fmt, "largest_code", 7))
 
 
 @st.composite
 def rows(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127, max_blocks: int = 3) -> Float32:
     """One row, shape (n,): up to `max_blocks` blocks of the format, each of its own kind, the last often short."""
-    size = fmt.block_size or 32
-    whole = [draw(block(size, low, high)) for _ in range(draw(st.integers(0, max_blocks)))]
-    tail = draw(block(draw(st.integers(0 if whole else 1, min(size, 70) - 1)) if size > 1 else 1, low, high))
+    aim, size = _aim(fmt, low, high), fmt.block_size
+    if size is None:  # the row, or the tensor, is one block
+        return draw(block(draw(st.integers(1, 70)), aim))
+    whole = [draw(block(size, aim)) for _ in range(draw(st.integers(0, max_blocks)))]
+    tail = draw(block(draw(st.integers(0 if whole else 1, max(1, min(size - 1, 70)))), aim))
     return np.concatenate([*whole, tail])
 
 
@@ -139,8 +169,8 @@ def rows(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127, max_blo
 def weights(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127) -> Float32:
     """A tensor of one to three axes, each row drawn as by `rows`, all of the first row's length."""
     first = draw(rows(fmt, low, high))
-    lead = draw(st.sampled_from([(), (1,), (2,), (3,), (2, 1), (1, 3)]))
-    others = [draw(rows(fmt, low, high)) for _ in range(int(np.prod(lead, dtype=int)) - 1)]
+    lead = draw(st.sampled_from([(), (1,), (2,), (3,), (1, 2)]))
+    others = [draw(rows(fmt, low, high)) for _ in range(math.prod(lead) - 1)]
     return np.stack([first, *(np.resize(row, first.shape) for row in others)]).reshape(*lead, first.size)
 
 
@@ -157,7 +187,7 @@ def raw_parts(draw: st.DrawFn, fmt: Format) -> tuple[dict[str, Array], Shape]:
     shape = draw(shapes(fmt))
     parts: dict[str, Array] = {}
     for name, (dtype, part_shape) in fmt.layout(shape).items():
-        size = int(np.prod(part_shape, dtype=int)) * dtype.itemsize
+        size = math.prod(part_shape) * dtype.itemsize
         pool = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
         parts[name] = np.resize(np.frombuffer(pool, np.uint8), size).view(dtype).reshape(part_shape)
     return parts, shape
