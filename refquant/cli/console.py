@@ -5,13 +5,17 @@ import re
 import sys
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 # C0 and C1 controls and the bidirectional overrides: a name from a file must not steer the terminal.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+UNBOUNDED = Console(width=10_000)  # to find how wide a table would like to be
 
 
 def printable(text: str) -> str:
@@ -46,17 +50,21 @@ def progress() -> Progress:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", caption: str = "") -> None:
     """A table on standard output; a column whose name starts with `>` is aligned right.
 
-    In a pipe the table keeps its full width: nothing is cut to fit a terminal that is not there.
+    In a pipe the table keeps its full width: nothing is cut to fit a terminal that is not there. A terminal too narrow
+    gets columns closer together before any cell is folded.
     """
-    table = Table(title_justify="left", caption_justify="left")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", caption_justify="left")
     table.title, table.caption = (_lines(text) if text else None for text in (title, caption))
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
+    width = Measurement.get(UNBOUNDED, UNBOUNDED.options, table).maximum
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.measure(table).maximum, 80))
+        console = Console(width=max(width, 80))
+    elif width > console.width:
+        table.padding = 0
     console.print(table)
 
 

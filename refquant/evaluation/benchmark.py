@@ -5,16 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from refquant.arrays import Float32
 from refquant.evaluation.base_logprobs import DEFAULT_MEMORY, logprob_store
 from refquant.evaluation.corpus import Text
-from refquant.evaluation.divergence import Divergence, compare, divergence_of
-from refquant.evaluation.logprobs import log_softmax
-from refquant.evaluation.perplexity import Perplexity, perplexity_of
+from refquant.evaluation.divergence import Divergence, run_base, run_beside
+from refquant.evaluation.perplexity import Perplexity
 from refquant.evaluation.quantized_model import Cost, cost_as_stored, quantize_model
-from refquant.evaluation.scoring import OnScored, Plan, make_plan, scored_logits
+from refquant.evaluation.scoring import OnScored, Plan, make_plan
 from refquant.formats.base import Format
 from refquant.formats.registry import get_format
 from refquant.models.model import Model
@@ -132,10 +129,10 @@ def benchmark(
     formats = [get_format(scheme) for scheme in schemes]
     base = cost_as_stored(model, embeddings)
     plan = make_plan(model, text, method=method, window=window, stride=stride, bos=bos, limit=limit)
-    counters = _counters([BASE, *map(str, formats)], plan.scored_tokens, on_progress)
+    counters = _counters([BASE, *map(str, formats)], on_progress)
     with logprob_store(plan.scored_tokens, model.config.vocab_size, base_memory) as store:
         start = time.perf_counter()
-        base_perplexity = _run_base(model, plan, store, counters[0])
+        base_perplexity = run_base(model, plan, store, counters[0])
         rows = [_row(BASE, base, base_perplexity, base_perplexity, None, time.perf_counter() - start)]
         divergences = []
         for fmt, counter in zip(formats, counters[1:], strict=True):
@@ -146,31 +143,13 @@ def benchmark(
     return Benchmark(model_name, text_name, embeddings, base_perplexity, tuple(divergences), tuple(rows))
 
 
-def _run_base(model: Model, plan: Plan, store: Float32, on_scored: OnScored) -> Perplexity:
-    """Measure the base, and keep its log-probabilities."""
-    start = time.perf_counter()
-    nll = np.empty(plan.scored_tokens)
-    on_scored(0)
-    for chunk in scored_logits(model, plan):
-        nll[chunk.rows] = log_softmax(chunk.logits, chunk.targets)
-        store[chunk.rows] = chunk.logits
-        on_scored(len(chunk.targets))
-    return perplexity_of(plan, nll, time.perf_counter() - start)
-
-
 def _run_scheme(
     model: Model, fmt: Format, embeddings: str, plan: Plan, store: Float32, on_scored: OnScored
 ) -> tuple[Cost, Perplexity, Divergence]:
     """Quantize, and measure beside the base; the quantized model does not outlive the call."""
-    on_scored(0)
+    on_scored(0, plan.scored_tokens)
     quantized, cost = quantize_model(model, fmt, embeddings)
-    start = time.perf_counter()
-    nll, found = np.empty(plan.scored_tokens), []
-    for chunk in scored_logits(quantized, plan):
-        nll[chunk.rows] = log_softmax(chunk.logits, chunk.targets)
-        found.append(compare(store[chunk.rows], chunk.logits, chunk.targets))
-        on_scored(len(chunk.targets))
-    return cost, perplexity_of(plan, nll, time.perf_counter() - start), divergence_of(found)
+    return cost, *run_beside(quantized, plan, store, on_scored)
 
 
 def _row(
@@ -190,16 +169,14 @@ def _row(
     )
 
 
-def _counters(names: Sequence[str], tokens: int, on_progress: OnProgress | None) -> list[OnScored]:
-    """One callback a run, each of which knows how many tokens the runs before it scored."""
+def _counters(names: Sequence[str], on_progress: OnProgress | None) -> list[OnScored]:
+    """One callback a run, which counts the tokens of all runs."""
 
-    def counter(name: str, done: int) -> OnScored:
-        def on_scored(scored: int) -> None:
-            nonlocal done
-            done += scored
+    def counter(run: int, name: str) -> OnScored:
+        def on_scored(done: int, total: int) -> None:
             if on_progress:
-                on_progress(name, done, tokens * len(names))
+                on_progress(name, run * total + done, len(names) * total)
 
         return on_scored
 
-    return [counter(name, i * tokens) for i, name in enumerate(names)]
+    return [counter(run, name) for run, name in enumerate(names)]

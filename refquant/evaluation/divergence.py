@@ -1,7 +1,9 @@
 """How far a model's predictions are from those of its base, token by token (spec/evaluation.md)."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +11,11 @@ import numpy as np
 from refquant.arrays import Float32, Float64, Int64
 from refquant.errors import ModelError
 from refquant.evaluation import statistics
+from refquant.evaluation.base_logprobs import DEFAULT_MEMORY, logprob_store
 from refquant.evaluation.corpus import Text
 from refquant.evaluation.logprobs import log_softmax, row_blocks
-from refquant.evaluation.scoring import LanguageModel, OnScored, make_plan, scored_logits
+from refquant.evaluation.perplexity import Perplexity, perplexity_of
+from refquant.evaluation.scoring import LanguageModel, OnScored, Plan, make_plan, scored_logits
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,17 @@ def divergence(
     stride: int | None = None,
     bos: str = "auto",
     limit: int | None = None,
+    base_memory: int = DEFAULT_MEMORY,
     on_scored: OnScored | None = None,
 ) -> Divergence:
-    """Compare a model with its base on a text; both run side by side, and nothing is stored.
+    """Compare a model with its base on a text.
 
     Args:
         base: the model that is taken as right; its tokenizer makes the ids, and its positions set the window.
         model: the model compared with it, of the same vocabulary.
-        text, method, window, stride, bos, limit, on_scored: as for `perplexity`.
+        text, method, window, stride, bos, limit: as for `perplexity`.
+        base_memory: bytes of memory that the base's log-probabilities may take; beyond it they go to a temporary file.
+        on_scored: called with the tokens scored so far, by either model, and those in all.
 
     Raises:
         ModelError: the vocabularies differ in size.
@@ -83,22 +90,53 @@ def divergence(
 
     Source: spec/evaluation.md.
     """
+    plan = make_plan(base, text, method=method, window=window, stride=stride, bos=bos, limit=limit)
+    return compare_models(base, model, plan, base_memory, on_scored)[2]
+
+
+def compare_models(
+    base: LanguageModel,
+    model: LanguageModel,
+    plan: Plan,
+    base_memory: int = DEFAULT_MEMORY,
+    on_scored: OnScored | None = None,
+) -> tuple[Perplexity, Perplexity, Divergence]:
+    """Both models' perplexity, the base's first, and their divergence; see `divergence`."""
     if base.config.vocab_size != model.config.vocab_size:
         raise ModelError(
             f"vocabularies of {base.config.vocab_size} (base) and {model.config.vocab_size} tokens given; "
             "only models of one vocabulary can be compared token by token"
         )
-    plan = make_plan(base, text, method=method, window=window, stride=stride, bos=bos, limit=limit)
-    found, nll = [], np.empty((2, plan.scored_tokens))
-    for chunk, other in zip(scored_logits(base, plan), scored_logits(model, plan), strict=True):
-        nll[0, chunk.rows] = log_softmax(chunk.logits, chunk.targets)
-        nll[1, chunk.rows] = log_softmax(other.logits, chunk.targets)
-        found.append(compare(chunk.logits, other.logits, chunk.targets))
+
+    def counted(run: int, done: int, total: int) -> None:
         if on_scored:
-            on_scored(len(chunk.targets))
-    for each in nll:
-        plan.check_finite(each)
-    return divergence_of(found)
+            on_scored(run * total + done, 2 * total)
+
+    with logprob_store(plan.scored_tokens, base.config.vocab_size, base_memory) as store:
+        base_perplexity = run_base(base, plan, store, partial(counted, 0))
+        return base_perplexity, *run_beside(model, plan, store, partial(counted, 1))
+
+
+def run_base(base: LanguageModel, plan: Plan, store: Float32, on_scored: OnScored) -> Perplexity:
+    """Measure the base, and keep its log-probabilities in the store, float32 (scored tokens, vocabulary)."""
+    start = time.perf_counter()
+    nll = np.empty(plan.scored_tokens)
+    for chunk in scored_logits(base, plan):
+        nll[chunk.rows] = log_softmax(chunk.logits, chunk.targets)
+        store[chunk.rows] = chunk.logits
+        on_scored(chunk.rows.stop, plan.scored_tokens)
+    return perplexity_of(plan, nll, time.perf_counter() - start)
+
+
+def run_beside(model: LanguageModel, plan: Plan, store: Float32, on_scored: OnScored) -> tuple[Perplexity, Divergence]:
+    """Measure a model, and compare it with the base whose log-probabilities the store keeps."""
+    start = time.perf_counter()
+    nll, found = np.empty(plan.scored_tokens), []
+    for chunk in scored_logits(model, plan):
+        nll[chunk.rows] = log_softmax(chunk.logits, chunk.targets)
+        found.append(compare(store[chunk.rows], chunk.logits, chunk.targets))
+        on_scored(chunk.rows.stop, plan.scored_tokens)
+    return perplexity_of(plan, nll, time.perf_counter() - start), divergence_of(found)
 
 
 def compare(base: Float32, model: Float32, targets: Int64) -> TokenDivergence:

@@ -22,7 +22,9 @@ class Perplexity:
         stderr: its standard error, perplexity · s / √n; NaN where one token alone was scored.
         nll: total negative log-likelihood in nats.
         scored_tokens: n, the tokens that count.
-        method: "sliding" (every token of a document but the first counts once) or "chunked" (disjoint windows).
+        tokens: the tokens of all documents, BOS included.
+        method: "sliding" (every token of a document but the first counts once), "chunked" (disjoint windows) or
+            "per-document" (one window from each document's start).
         window: tokens seen together.
         stride: tokens between the begins of neighbouring windows.
         bos: "always" or "never": whether each document starts with BOS.
@@ -35,6 +37,7 @@ class Perplexity:
     stderr: float
     nll: float
     scored_tokens: int
+    tokens: int
     method: str
     window: int
     stride: int
@@ -60,12 +63,14 @@ def perplexity(
     Args:
         model: from `load_model`, or any object with `config`, `tokenizer`, `hidden` and `logits` like it.
         text: one text or one array of token ids; or a sequence of either, each a document measured on its own.
-        method: "sliding" or "chunked".
+        method: "sliding", overlapping windows that score every token of a document but the first exactly once;
+            "chunked", disjoint windows whose first tokens are not scored; "per-document", one window from each
+            document's start, what lies beyond it being left out.
         window: tokens seen together, at least 2; by default 2048, or the model's positions where those are fewer.
         stride: for "sliding", 1 … window − 1, by default half the window.
         bos: "always", "never", or "auto": text gets BOS where the tokenizer adds one, ids are taken as they are.
         limit: measure the first so many tokens alone, BOS not counted.
-        on_scored: called with the number of tokens just scored, for a progress bar.
+        on_scored: called with the tokens scored so far and those in all, for a progress bar.
 
     Raises:
         UnknownNameError: no such method or BOS rule.
@@ -75,12 +80,17 @@ def perplexity(
     Source: spec/evaluation.md.
     """
     plan = make_plan(model, text, method=method, window=window, stride=stride, bos=bos, limit=limit)
+    return run_plan(model, plan, on_scored)
+
+
+def run_plan(model: LanguageModel, plan: Plan, on_scored: OnScored | None = None) -> Perplexity:
+    """Measure a model by a plan; see `perplexity`."""
     start = time.perf_counter()
     nll = np.empty(plan.scored_tokens)
     for chunk in scored_logits(model, plan):
         nll[chunk.rows] = token_nll(chunk.logits, chunk.targets)
         if on_scored:
-            on_scored(len(chunk.targets))
+            on_scored(chunk.rows.stop, plan.scored_tokens)
     return perplexity_of(plan, nll, time.perf_counter() - start)
 
 
@@ -94,6 +104,7 @@ def perplexity_of(plan: Plan, nll: Float64, seconds: float) -> Perplexity:
         stderr=value * mean.stderr,
         nll=float(nll.sum()),
         scored_tokens=len(nll),
+        tokens=plan.corpus.tokens,
         method=plan.method,
         window=plan.window,
         stride=plan.stride,

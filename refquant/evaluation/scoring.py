@@ -16,8 +16,8 @@ DEFAULT_WINDOW = 2048  # or the model's positions, where those are fewer
 BATCH_TOKENS = 4096  # fed together, unless one window alone is longer
 LOGITS_BYTES = 64 << 20  # of logits at a time
 
-OnScored: TypeAlias = Callable[[int], None]
-"""Told how many tokens have just been scored."""
+OnScored: TypeAlias = Callable[[int, int], None]
+"""Told how many tokens have been scored so far, and how many there are in all."""
 
 
 class Config(Protocol):
@@ -77,7 +77,7 @@ class Plan:
 
     Attributes:
         corpus: the documents.
-        method: "sliding" or "chunked".
+        method: "sliding", "chunked" or "per-document".
         window: tokens in a window.
         stride: tokens between the begins of neighbouring windows.
     """
@@ -144,7 +144,7 @@ def make_plan(
     positions = model.config.max_positions
     window = min(positions, DEFAULT_WINDOW) if window is None else window
     if stride is None:
-        stride = window if method == "chunked" else max(1, window // 2)
+        stride = max(1, window // 2) if method == "sliding" else window
     check_windows(method, window, stride)
     if window > positions:
         raise RefquantError(f"window = {window} given; the model has {positions} positions: take a shorter window")

@@ -8,7 +8,7 @@ from refquant.evaluation.benchmark import Benchmark, Row
 from refquant.evaluation.divergence import Divergence
 from refquant.evaluation.perplexity import Perplexity
 
-COLUMNS = ("scheme", "bits/weight", "bytes", "SQNR dB", "perplexity", "change", "KL mean", "same top", "seconds")
+COLUMNS = ("scheme", "bits/w", "bytes", "SQNR", "perplexity", "change", "KL mean", "top %", "s")
 
 _EMBEDDINGS = {
     "keep": "Embedding and head are kept as stored",
@@ -26,10 +26,11 @@ def caption(benchmark: Benchmark) -> str:
     base = benchmark.base
     documents = "one document" if base.documents == 1 else f"{base.documents} documents, each on its own"
     return (
-        f"{benchmark.model} on {benchmark.text}: {documents}, {base.scored_tokens:,} tokens scored, {describe(base)}. "
+        f"{benchmark.model} on {benchmark.text}: {documents}, {base.scored_tokens:,} of {base.tokens:,} tokens scored, {describe(base)}. "
         f"{_EMBEDDINGS[benchmark.embeddings]}. "
-        "Bits/weight count everything stored for the quantized matrices; bytes are those of the whole model, "
-        "its other tensors as the checkpoint stores them. ± is one standard error; KL(base ‖ scheme) is in nats."
+        "bits/w: everything stored for the quantized matrices, over their weights; bytes: the whole model, "
+        "other tensors as the checkpoint stores them; SQNR in dB; ±: one standard error; KL mean: KL(base ‖ scheme) in nats; "
+        "top %: where base and scheme find the same token likeliest."
     )
 
 
@@ -49,7 +50,7 @@ def markdown(benchmark: Benchmark) -> str:
 
 def document(benchmark: Benchmark) -> dict[str, Any]:
     """The table as JSON: model, text, how it was measured, and the rows; what is not finite is null."""
-    measured = ("method", "window", "stride", "bos", "documents", "scored_tokens", "ids_sha256")
+    measured = ("method", "window", "stride", "bos", "documents", "tokens", "scored_tokens", "ids_sha256")
     return {
         "model": benchmark.model,
         "text": benchmark.text,
@@ -68,13 +69,19 @@ def record(row: Row | Perplexity | Divergence) -> dict[str, Any]:
 
 
 def number(value: float) -> str:
-    """A perplexity or its error: four decimals while they mean something, then five digits."""
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}"
+    """A perplexity: five digits, and never more than four decimals."""
+    return f"{value:.{max(0, 4 - len(str(int(value))) + 1)}f}" if value < 1e5 else f"{value:.4g}"
 
 
 def with_error(value: float, stderr: float) -> str:
     """`value ± stderr`; the error alone is left out where there is none."""
-    return number(value) if math.isnan(stderr) else f"{number(value)} ± {number(stderr)}"
+    return (
+        number(value)
+        if math.isnan(stderr)
+        else f"{number(value)} ± {stderr:.2f}"
+        if stderr >= 1
+        else f"{number(value)} ± {stderr:.3f}"
+    )
 
 
 def _row_cells(row: Row) -> list[str]:
@@ -86,7 +93,7 @@ def _row_cells(row: Row) -> list[str]:
         with_error(row.perplexity, row.perplexity_stderr),
         "—" if row.scheme == "base" else f"{'+' if row.delta >= 0 else '−'}{number(abs(row.delta))}",
         f"{row.kl_mean:.5f}",
-        f"{100 * row.same_top:.2f} %",
+        f"{100 * row.same_top:.2f}",
         f"{row.seconds:.2f}",
     ]
 

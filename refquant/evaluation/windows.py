@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from refquant.errors import RefquantError, unknown_name
 
-METHODS = ("sliding", "chunked")
+METHODS = ("sliding", "chunked", "per-document")
 
 
 class Window(NamedTuple):
@@ -49,9 +49,20 @@ def chunked_windows(n_tokens: int, window: int) -> list[Window]:
     return [Window(begin, min(begin + window, n_tokens), begin + 1) for begin in begins]
 
 
+def first_window(n_tokens: int, window: int) -> list[Window]:
+    """One window from the first token of the document; tokens beyond it are left out."""
+    return sliding_windows(min(n_tokens, window), window, 1)
+
+
 def windows_of(method: str, n_tokens: int, window: int, stride: int) -> list[Window]:
     """The windows of a document under a method whose numbers `check_windows` has passed."""
-    return sliding_windows(n_tokens, window, stride) if method == "sliding" else chunked_windows(n_tokens, window)
+    match method:
+        case "sliding":
+            return sliding_windows(n_tokens, window, stride)
+        case "chunked":
+            return chunked_windows(n_tokens, window)
+        case _:
+            return first_window(n_tokens, window)
 
 
 def check_windows(method: str, window: int, stride: int) -> None:
@@ -60,9 +71,9 @@ def check_windows(method: str, window: int, stride: int) -> None:
         raise unknown_name("method", method, METHODS)
     if window < 2:
         raise RefquantError(f"window = {window} given; a window holds at least 2 tokens: one seen and one scored")
-    if method == "chunked" and stride != window:
+    if method != "sliding" and stride != window:
         raise RefquantError(
-            f"stride = {stride} given with window = {window} and method 'chunked', whose windows are disjoint: "
+            f"stride = {stride} given with window = {window} and method {method!r}, whose windows do not overlap: "
             "leave the stride out, or use method 'sliding'"
         )
     if method == "sliding" and not 1 <= stride < window:

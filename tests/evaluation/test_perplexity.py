@@ -87,10 +87,14 @@ def test_defaults_are_the_models_positions_and_half_of_them():
     assert (chunked.window, chunked.stride) == (5, 5)
 
 
-def test_progress_adds_up_to_the_scored_tokens():
+def test_progress_rises_to_the_scored_tokens(monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 30)
     told = []
-    found = perplexity(MODEL, list(range(11)) * 9, window=16, on_scored=told.append)
-    assert sum(told) == found.scored_tokens == 98
+    found = perplexity(MODEL, list(range(11)) * 9, window=16, on_scored=lambda *counts: told.append(counts))
+    done, totals = zip(*told, strict=True)
+    assert list(done) == sorted(set(done))
+    assert done[-1] == found.scored_tokens == 98
+    assert set(totals) == {98}
 
 
 def test_one_scored_token_has_a_perplexity_and_no_error():
@@ -122,7 +126,7 @@ def test_a_model_that_overflows_is_refused_with_the_token_named():
         ({"window": 1}, "window = 1"),
         ({"window": 4, "stride": 4}, "stride = 4 given with window = 4; 1 … 3"),
         ({"window": 4, "stride": 0}, "stride = 0"),
-        ({"method": "chunked", "window": 4, "stride": 2}, "disjoint"),
+        ({"method": "chunked", "window": 4, "stride": 2}, "do not overlap"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(options, message):

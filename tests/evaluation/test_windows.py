@@ -3,7 +3,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refquant.errors import RefquantError, UnknownNameError
-from refquant.evaluation.windows import Window, check_windows, chunked_windows, sliding_windows
+from refquant.evaluation.windows import METHODS, Window, check_windows, chunked_windows, sliding_windows, windows_of
 
 sizes = st.integers(2, 40)
 
@@ -46,9 +46,15 @@ def test_windows_are_those_of_the_page():
     assert chunked_windows(10, 4)[-1] == Window(8, 10, 9)
 
 
-@given(st.sampled_from(["sliding", "chunked"]), st.integers(-3, 20), st.integers(-3, 20))
+@given(st.integers(0, 200), sizes)
+def test_per_document_scores_what_one_window_from_the_start_holds(n, window):
+    expected = [Window(0, min(n, window), 1)] if n > 1 else []
+    assert windows_of("per-document", n, window, window) == expected
+
+
+@given(st.sampled_from(METHODS), st.integers(-3, 20), st.integers(-3, 20))
 def test_numbers_that_make_no_windows_are_refused_with_the_numbers_given(method, window, stride):
-    fine = window >= 2 and (stride == window if method == "chunked" else 1 <= stride < window)
+    fine = window >= 2 and (1 <= stride < window if method == "sliding" else stride == window)
     assume(not fine)
     with pytest.raises(RefquantError, match=f"{window} given|stride = {stride} given"):
         check_windows(method, window, stride)
