@@ -30,7 +30,7 @@ def add_text_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
     group.add_argument(
         "--per-document",
         action="store_true",
-        help="split the text at --separator, and measure each document on its own",
+        help="split the text at --separator: measure each document on its own",
     )
     group.add_argument(
         "--separator",

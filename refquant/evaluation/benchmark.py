@@ -26,6 +26,7 @@ DEFAULT_SCHEMES = (
     "int4-row",
     "int4-g64",
     "int4-g32",
+    "int4-g32-f16",
     "int4-g32-asym",
     "nf4-b64",
     "nf4-b64-dq",

@@ -26,11 +26,12 @@ def caption(benchmark: Benchmark) -> str:
     base = benchmark.base
     documents = "one document" if base.documents == 1 else f"{base.documents} documents, each on its own"
     return (
-        f"{benchmark.model} on {benchmark.text}: {documents}, {base.scored_tokens:,} of {base.tokens:,} tokens scored, {describe(base)}. "
+        f"{benchmark.model} on {benchmark.text}: {documents}, {base.scored_tokens:,} of {base.tokens:,} tokens scored, "
+        f"{describe(base)}. "
         f"{_EMBEDDINGS[benchmark.embeddings]}. "
         "bits/w: everything stored for the quantized matrices, over their weights; bytes: the whole model, "
-        "other tensors as the checkpoint stores them; SQNR in dB; ±: one standard error; KL mean: KL(base ‖ scheme) in nats; "
-        "top %: where base and scheme find the same token likeliest."
+        "other tensors as the checkpoint stores them; SQNR in dB; ±: one standard error; "
+        "KL mean: KL(base ‖ scheme) in nats; top %: where base and scheme find the same token likeliest."
     )
 
 
@@ -75,13 +76,9 @@ def number(value: float) -> str:
 
 def with_error(value: float, stderr: float) -> str:
     """`value ± stderr`; the error alone is left out where there is none."""
-    return (
-        number(value)
-        if math.isnan(stderr)
-        else f"{number(value)} ± {stderr:.2f}"
-        if stderr >= 1
-        else f"{number(value)} ± {stderr:.3f}"
-    )
+    if math.isnan(stderr):
+        return number(value)
+    return f"{number(value)} ± {stderr:.{2 if stderr >= 1 else 3}f}"
 
 
 def _row_cells(row: Row) -> list[str]:
