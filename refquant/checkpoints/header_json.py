@@ -17,7 +17,8 @@ MAX_INTEGER: Final = 2**63 - 1
 MAX_LIST: Final = 32
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_NATURAL: Final = re.compile(r"(?:0|[1-9][0-9]{0,18})(?![0-9.eE])")
+_NATURAL: Final = re.compile(r"[ \t\n\r]*(0|[1-9][0-9]{0,18})(?![0-9.eE])")
+_PUNCTUATION: Final = {mark: re.compile(rf"[ \t\n\r]*\{mark}") for mark in "{}[]:,"}
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DECODER: Final = json.JSONDecoder()
 
@@ -69,7 +70,8 @@ class HeaderReader:
             value, end = _DECODER.raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             self._at = error.pos
-            self.fail(f"{what}: {error.msg[0].lower()}{error.msg[1:]}")
+            reason = error.msg.removesuffix(" starting at")
+            self.fail(f"{what}: {reason[0].lower()}{reason[1:]}")
         if _SURROGATE.search(value):
             self.fail(f"{what} has half of a surrogate pair, which is no character")
         self._at = end
@@ -84,11 +86,10 @@ class HeaderReader:
         while True:
             if len(numbers) == MAX_LIST:
                 self.fail(f"{what} has more than {MAX_LIST} entries")
-            self._space()
             match = _NATURAL.match(self._text, self._at)
-            if match is None or int(match[0]) > MAX_INTEGER:
+            if match is None or int(match[1]) > MAX_INTEGER:
                 self.fail(f"{what}[{len(numbers)}] must be an integer from 0 to {MAX_INTEGER}")
-            numbers.append(int(match[0]))
+            numbers.append(int(match[1]))
             self._at = match.end()
             if self._skip("]"):
                 return tuple(numbers)
@@ -102,6 +103,7 @@ class HeaderReader:
 
     def fail(self, message: str) -> NoReturn:
         """Raise a CheckpointError that shows where the cursor is."""
+        self._space()
         byte = self._start + len(self._text[: self._at].encode("utf-8", "surrogatepass"))
         found = quoted(self._text[self._at : self._at + 24]) if self._at < len(self._text) else "the end of the header"
         raise CheckpointError(f"{self._where}: {message}; byte {byte} of the file is at {found}")
@@ -110,13 +112,13 @@ class HeaderReader:
         match = _SPACE.match(self._text, self._at)
         self._at = match.end() if match else self._at
 
-    def _skip(self, character: str) -> bool:
-        self._space()
-        if self._text.startswith(character, self._at):
-            self._at += 1
-            return True
-        return False
+    def _skip(self, mark: str) -> bool:
+        match = _PUNCTUATION[mark].match(self._text, self._at)
+        if match is None:
+            return False
+        self._at = match.end()
+        return True
 
-    def _expect(self, character: str, what: str) -> None:
-        if not self._skip(character):
-            self.fail(f"{what}: {character!r} expected")
+    def _expect(self, mark: str, what: str) -> None:
+        if not self._skip(mark):
+            self.fail(f"{what}: {mark!r} expected")

@@ -134,19 +134,17 @@ def _known_dtype(reader: HeaderReader, name: str, what: str) -> Dtype:
 
 def _check_extents(entries: dict[str, Entry], path: Path, data: int) -> None:
     """The tensors tile the data: no gap, no overlap, nothing before, between or after them."""
-    position, previous = 0, "the start of the data"
+    position, previous = 0, ""
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        what = f"tensor {quoted(name)}"
-        extent = f"{path}: {what}: data_offsets [{entry.begin}, {entry.end}]"
-        if entry.end > data:
-            raise CheckpointError(f"{extent} go past the data, which has {data} bytes: the file is truncated or wrong")
-        if entry.begin < position:
-            raise CheckpointError(f"{extent} overlap {previous}, which ends at {position}")
-        if entry.begin > position:
-            raise CheckpointError(
-                f"{extent} leave a gap of {entry.begin - position} bytes after {previous}, which ends at {position}"
-            )
-        position, previous = entry.end, what
+        if entry.begin != position or entry.end > data:
+            extent = f"{path}: tensor {quoted(name)}: data_offsets [{entry.begin}, {entry.end}]"
+            neighbour = f"tensor {quoted(previous)}, which ends at {position}" if previous else "the start of the data"
+            if entry.end > data:
+                raise CheckpointError(f"{extent} go past the {data} bytes of data: the file is truncated or wrong")
+            if entry.begin < position:
+                raise CheckpointError(f"{extent} overlap {neighbour}")
+            raise CheckpointError(f"{extent} leave a gap of {entry.begin - position} bytes after {neighbour}")
+        position, previous = entry.end, name
     if position != data:
         raise CheckpointError(
             f"{path}: {data - position} bytes follow the last tensor, which ends at {position} of {data} bytes of data"

@@ -119,6 +119,8 @@ def _parse_index(path: Path) -> tuple[dict[str, str], dict[str, object]]:
 
 
 def _read_json(path: Path) -> object:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not a regular file")
     size = path.stat().st_size
     if size > MAX_INDEX:
         raise CheckpointError(f"{path}: {size} bytes long; an index has at most {MAX_INDEX}")

@@ -9,4 +9,4 @@ def quoted(text: str) -> str:
     """Text in quotes, with what is not printable escaped and the middle of long text left out."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 4 :]}"
-    return ascii(text) if any(not c.isprintable() for c in text) else repr(text)
+    return repr(text) if text.isprintable() else ascii(text)
