@@ -2,8 +2,8 @@
 
 import gc
 import io
+import json
 import re
-import struct
 import tracemalloc
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from refquant.checkpoints.header_json import MAX_INTEGER
 from refquant.checkpoints.safetensors_header import MAX_HEADER, read_header
 from refquant.errors import CheckpointError
 from tests.checkpoints.corpus import BROKEN, DATA, GOOD, one
-from tests.checkpoints.files import entry, opened, safetensors_bytes
+from tests.checkpoints.files import WIDTHS, entry, opened, safetensors_bytes
 
 
 def test_the_file_that_the_corpus_breaks_is_good(tmp_path):
@@ -58,37 +58,59 @@ VALID = [
 ]
 MARKS = [*'"{}[],:-09 \\é\0', "1e9", "NaN", "null", "true", "\\u", "\\ud800", "\U0001f600", "18446744073709551616"]
 WORDS = ['"a":', '"dtype":', '"shape":', '"data_offsets":', '"__metadata__":', '"F32"', "[0,0]"]
+VALUES = [*range(17), 2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64]
 
 
 @st.composite
 def mutated(draw) -> bytes:
-    content = bytearray(draw(st.sampled_from(VALID)))
-    header = slice(8, 8 + struct.unpack("<Q", content[:8])[0])
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(content))) if draw(st.booleans()) else draw(st.integers(8, max(8, header.stop)))
-        place = min(place, len(content))
-        match draw(st.sampled_from(["flip", "byte", "insert", "token", "delete", "copy", "truncate", "length"])):
-            case "flip" if place < len(content):
-                content[place] ^= 1 << draw(st.integers(0, 7))
-            case "byte" if place < len(content):
-                content[place] = draw(st.integers(0, 255))
-            case "insert":
-                content[place:place] = draw(st.binary(max_size=9))
+    """A valid file with its header's numbers changed, its text edited, or its bytes damaged anywhere."""
+    content = draw(st.sampled_from(VALID))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, data = bytearray(content[8:end]), bytearray(content[end:])
+    for _ in range(draw(st.integers(1, 3))):
+        match draw(st.sampled_from(["number", "number", "dtype", "token", "edit", "edit data"])):
+            case "number":
+                replace_one(draw, header, rb"\d+", st.sampled_from(VALUES).map(str))
+            case "dtype":
+                replace_one(draw, header, rb'"[A-Z][A-Z0-9_]+"', st.sampled_from(list(WIDTHS)).map(json.dumps))
             case "token":
-                content[place:place] = draw(st.sampled_from(MARKS + WORDS)).encode()
-            case "delete":
-                del content[place : place + draw(st.integers(1, 9))]
-            case "copy":
-                start = draw(st.integers(0, len(content)))
-                content[place:place] = content[start : start + draw(st.integers(1, 40))]
-            case "truncate":
-                del content[place:]
-            case "length":
-                content[:8] = struct.pack("<Q", draw(st.integers(0, 2**64 - 1)))
-    if draw(st.booleans()) and len(content) > 8:  # a header length that fits again, so that the JSON is what is tested
-        end = content.rfind(b"}")
-        content[:8] = struct.pack("<Q", max(end - 7, 0))
-    return bytes(content)
+                place = draw(st.integers(0, len(header)))
+                header[place:place] = draw(st.sampled_from(MARKS + WORDS)).encode()
+            case "edit":
+                edit(draw, header)
+            case "edit data":
+                edit(draw, data)
+    if draw(st.integers(0, 3)):
+        return safetensors_bytes(bytes(header), bytes(data))
+    whole = bytearray(safetensors_bytes(bytes(header), bytes(data), draw(st.none() | st.integers(0, 2**64 - 1))))
+    edit(draw, whole)
+    return bytes(whole)
+
+
+def replace_one(draw, text: bytearray, pattern: bytes, replacement: st.SearchStrategy[str]) -> None:
+    places = [match.span() for match in re.finditer(pattern, text)]
+    if places:
+        begin, end = draw(st.sampled_from(places))
+        text[begin:end] = draw(replacement).encode()
+
+
+def edit(draw, content: bytearray) -> None:
+    """Flip a bit, change, insert, delete or copy bytes, or cut the rest off."""
+    place = draw(st.integers(0, len(content)))
+    match draw(st.sampled_from(["flip", "byte", "insert", "delete", "copy", "truncate"])):
+        case "flip" if place < len(content):
+            content[place] ^= 1 << draw(st.integers(0, 7))
+        case "byte" if place < len(content):
+            content[place] = draw(st.integers(0, 255))
+        case "insert":
+            content[place:place] = draw(st.binary(max_size=9))
+        case "delete":
+            del content[place : place + draw(st.integers(1, 9))]
+        case "copy":
+            start = draw(st.integers(0, len(content)))
+            content[place:place] = content[start : start + draw(st.integers(1, 40))]
+        case "truncate":
+            del content[place:]
 
 
 @settings(max_examples=300)
