@@ -3,3 +3,6 @@
 Needs the `conform` extra (Hypothesis). `strategies` draws, `definitions` decodes one element at a time straight from
 spec/, `properties` states what a format guarantees and checks it, `bits` compares.
 """
+
+from refquant.conformance import codebook as codebook  # importing a family registers its definitions and exceptions
+from refquant.conformance import llm_int8 as llm_int8

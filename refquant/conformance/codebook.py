@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,14 +38,14 @@ def _dynamic_element(fmt: Int8Dynamic, parts: Mapping[str, Array], shape: Shape,
 
 
 @stored_code.register
-def _four_bit_code(fmt: FourBit, parts: Mapping[str, Array], index: Shape, shape: Shape) -> int:
+def _four_bit_code(fmt: FourBit, parts: Mapping[str, Array], shape: Shape, index: Shape) -> int:
     flat = int(np.ravel_multi_index(index, shape))
     byte = int(parts["codes"][flat // 2])
     return byte & 15 if flat % 2 else byte >> 4
 
 
 @stored_code.register
-def _dynamic_code(fmt: Int8Dynamic, parts: Mapping[str, Array], index: Shape, shape: Shape) -> int:
+def _dynamic_code(fmt: Int8Dynamic, parts: Mapping[str, Array], shape: Shape, index: Shape) -> int:
     return int(parts["codes"][int(np.ravel_multi_index(index, shape))])
 
 
@@ -52,7 +53,7 @@ def _dynamic_code(fmt: Int8Dynamic, parts: Mapping[str, Array], index: Shape, sh
 def _four_bit_codes(fmt: FourBit, w: Float32) -> list[int]:
     table = [float(x) for x in load_table(fmt.table)]
     order = sorted(range(16), key=lambda code: table[code])  # stable: 0 before −0
-    midpoints = [_f32((table[a] + table[b]) / 2) for a, b in zip(order, order[1:], strict=False)]
+    midpoints = [_f32((table[a] + table[b]) / 2) for a, b in pairwise(order)]
     least = _f32(1e-38)
 
     def encode(block: Sequence[float]) -> Callable[[float], int]:
@@ -85,7 +86,7 @@ def _dynamic_codes(fmt: Int8Dynamic, w: Float32) -> list[int]:
 def _code_of_bin(position: int) -> int:
     values = [float(x) for x in load_table("dynamic8")]
     edge = _f32(_f32(2 * position / 65535) - 1)
-    return sum(_f32(_f32(a + b) * 0.5) < edge for a, b in zip(values, values[1:], strict=False))
+    return sum(_f32(_f32(a + b) * 0.5) < edge for a, b in pairwise(values))
 
 
 def _by_blocks(w: Float32, size: int, encode: Callable[[Sequence[float]], Callable[[float], int]]) -> list[int]:

@@ -32,7 +32,7 @@ def element(fmt: Format, parts: Mapping[str, Array], shape: Shape, index: Shape)
 @element.register
 def _integer(fmt: Integer, parts: Mapping[str, Array], shape: Shape, index: Shape) -> np.float32:
     *lead, column = index
-    code = _integer_code(fmt, parts, index)
+    code = _integer_code(fmt, parts, shape, index)
     if fmt.group_size is None:
         group: Shape = (0,)
     elif fmt.group_size == -1:
@@ -50,18 +50,18 @@ def _integer(fmt: Integer, parts: Mapping[str, Array], shape: Shape, index: Shap
 def stored_codes(fmt: Format, parts: Mapping[str, Array], shape: Shape) -> UInt8:
     """The code of every element, read out of the stored parts one by one."""
     size = math.prod(shape)
-    found = [stored_code(fmt, parts, tuple(map(int, np.unravel_index(i, shape)))) for i in range(size)]
+    found = [stored_code(fmt, parts, shape, tuple(map(int, np.unravel_index(i, shape)))) for i in range(size)]
     return np.array(found, np.uint8)
 
 
 @singledispatch
-def stored_code(fmt: Format, parts: Mapping[str, Array], index: Shape) -> int:
+def stored_code(fmt: Format, parts: Mapping[str, Array], shape: Shape, index: Shape) -> int:
     """The code of one element as it is stored, without its sign extended."""
     raise NotImplementedError(f"{type(fmt).__name__} has no element-wise definition")
 
 
 @stored_code.register
-def _integer_code(fmt: Integer, parts: Mapping[str, Array], index: Shape) -> int:
+def _integer_code(fmt: Integer, parts: Mapping[str, Array], shape: Shape, index: Shape) -> int:
     return _bit_stream_code(parts["codes"][index[:-1]], fmt.bits, index[-1])
 
 

@@ -19,7 +19,7 @@ def _element(fmt: LlmInt8, parts: Mapping[str, Array], shape: Shape, index: Shap
 
 
 @stored_code.register
-def _stored_code(fmt: LlmInt8, parts: Mapping[str, Array], index: Shape, shape: Shape) -> int:
+def _stored_code(fmt: LlmInt8, parts: Mapping[str, Array], shape: Shape, index: Shape) -> int:
     return int(parts["codes"][index]) % 256
 
 

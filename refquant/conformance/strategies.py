@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from refquant.arrays import Array, Float32, Shape
 from refquant.formats.base import Format
 
+_SPECIAL_SCALES = (0.0, -0.0, 1.0, 2.0**-24, np.inf, -np.inf, np.nan)
 _EXPONENT_FIELD = np.uint32(0x7F800000)
 
 
@@ -68,7 +69,8 @@ def ranges_of_ties(draw: st.DrawFn, size: int, span: int) -> Float32:
     below = draw(st.integers(0, span)) + np.float32(0.5)
     ends = np.array([-below, span - below], np.float32)
     inside = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), np.uint8) / np.float32(255) * span - below
-    return np.concatenate([ends, np.rint(inside * 2) / 2])[:size].astype(np.float32) * step
+    numbers: Float32 = np.concatenate([ends, np.rint(inside * 2) / 2])[:size].astype(np.float32) * step
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -189,5 +191,8 @@ def raw_parts(draw: st.DrawFn, fmt: Format) -> tuple[dict[str, Array], Shape]:
     for name, (dtype, part_shape) in fmt.layout(shape).items():
         size = math.prod(part_shape) * dtype.itemsize
         pool = draw(st.binary(min_size=min(size, 64), max_size=min(size, 64)))
-        parts[name] = np.resize(np.frombuffer(pool, np.uint8), size).view(dtype).reshape(part_shape)
+        part = np.resize(np.frombuffer(pool, np.uint8), size).view(dtype).copy()
+        if part.size and dtype.kind == "f":  # most bit patterns are ordinary numbers
+            part[draw(st.integers(0, part.size - 1))] = draw(st.sampled_from(_SPECIAL_SCALES))
+        parts[name] = part.reshape(part_shape)
     return parts, shape
