@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from refquant import __version__
-from refquant.cli import bench, formats, generate, perplexity
+from refquant.cli import bench, formats, generate, inspect, perplexity
 from refquant.cli.console import print_error
 from refquant.errors import RefquantError
 
-COMMANDS = (bench, perplexity, generate, formats)
+COMMANDS = (bench, perplexity, generate, inspect, formats)
 
 EPILOG = """\
 exit codes:

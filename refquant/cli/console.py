@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-# C0 and C1 controls and the bidirectional overrides: a name from a file must not steer the terminal.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 controls and the bidirectional overrides: a name from a file must not steer the terminal. Lone surrogates,
+# which stand for undecodable bytes of a path, cannot be written at all.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 UNBOUNDED = Console(width=10_000)  # to find how wide a table would like to be
 
@@ -30,7 +31,8 @@ def print_error(message: str) -> None:
 
 def print_json(document: object) -> None:
     """One strict JSON document on standard output: a NaN in it is a bug, not a value."""
-    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    print(_CONTROLS.sub(lambda match: "\n" if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
 
 def progress() -> Progress:
