@@ -1,8 +1,12 @@
 """Blocks of a flattened tensor: consecutive weights that share a scale, the last block often short."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from refquant.arrays import Float32
+
+_WEIGHTS_AT_ONCE = 1 << 17
 
 
 def as_blocks(x: Float32, block_size: int) -> Float32:
@@ -12,6 +16,13 @@ def as_blocks(x: Float32, block_size: int) -> Float32:
     padded = np.zeros((-(-x.size // block_size), block_size), np.float32)
     padded.reshape(-1)[: x.size] = x
     return padded
+
+
+def in_slices(blocks: Float32) -> Iterator[slice]:
+    """Runs of whole blocks, few enough weights that the intermediate arrays of one run stay in the cache."""
+    step = max(1, _WEIGHTS_AT_ONCE // blocks.shape[1])
+    for start in range(0, len(blocks), step):
+        yield slice(start, start + step)
 
 
 def absmax_of(blocks: Float32) -> Float32:

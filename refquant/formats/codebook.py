@@ -4,17 +4,19 @@ A tensor is flattened and cut into blocks; a block's largest magnitude is its sc
 table of values in [−1, 1].
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from refquant.arrays import Array, Float32, Shape, UInt8
 from refquant.errors import RefquantError, ScaleOverflowError, unknown_name
 from refquant.formats.base import Format, Option, Parts, Stored
-from refquant.formats.blocks import absmax_of, as_blocks, scale_blocks
+from refquant.formats.blocks import absmax_of, as_blocks, in_slices, scale_blocks
 from refquant.formats.cascade_sum import mean
 from refquant.formats.dynamic8 import dequantize_dynamic8, quantize_dynamic8
 from refquant.formats.registry import register
@@ -47,7 +49,7 @@ class CodeBook(Format):
             raise RefquantError(f"{self.name}: block_size = {self.block_size!r} given; one of {list(BLOCK_SIZES)}")
 
     def _blocks(self, shape: Shape) -> int:
-        return -(-_size(shape) // self.block_size)
+        return -(-math.prod(shape) // self.block_size)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class FourBit(CodeBook):
 
     def layout(self, shape: Shape) -> dict[str, Stored]:
         blocks = self._blocks(shape)
-        codes = Stored(_UINT8, (-(-_size(shape) // 2),))
+        codes = Stored(_UINT8, (-(-math.prod(shape) // 2),))
         if not self.double_quant:
             return {"codes": codes, "absmax": Stored(_FLOAT32, (blocks,))}
         return {
@@ -97,15 +99,18 @@ class FourBit(CodeBook):
         absmax = absmax_of(blocks)  # Q1
         if ends_short:
             absmax[-1] = max(absmax[-1], _LEAST_DIVISOR)  # Q2
-        unit = blocks * np.reciprocal(np.maximum(absmax, _LEAST_DIVISOR))[:, None]  # Q3
+        inverse = np.reciprocal(np.maximum(absmax, _LEAST_DIVISOR))[:, None]  # Q3
+        nearest = np.empty(blocks.shape, np.uint8)
+        for some in in_slices(blocks):
+            nearest[some] = _nearest(blocks[some] * inverse[some], self.table)  # Q4, Q6
         if ends_short:
-            unit[-1] = blocks[-1] / absmax[-1]  # Q4
-        codes = _nearest(unit.ravel()[: w.size + w.size % 2], self.table)  # Q5: an odd count is padded with a zero
+            nearest[-1] = _nearest(blocks[-1] / absmax[-1], self.table)  # Q5, Q6
+        codes = nearest.reshape(-1)[: w.size + w.size % 2]  # an odd count is followed by the code of a zero
         packed = (codes[::2] << np.uint8(4)) | codes[1::2]
         return {"codes": packed} | (_double_quantized(absmax) if self.double_quant else {"absmax": absmax})
 
     def decode(self, parts: Mapping[str, Array], shape: Shape) -> Float32:
-        values = _pairs(self.table)[parts["codes"]].ravel()[: _size(shape)]
+        values = _pairs(self.table)[parts["codes"]].view(np.float32)[: math.prod(shape)]
         absmax = _double_dequantized(parts) if self.double_quant else parts["absmax"]
         return scale_blocks(values, absmax, self.block_size).reshape(shape)
 
@@ -125,7 +130,7 @@ class Int8Dynamic(CodeBook):
         return 8 + 32 / self.block_size
 
     def layout(self, shape: Shape) -> dict[str, Stored]:
-        return {"codes": Stored(_UINT8, (_size(shape),)), "absmax": Stored(_FLOAT32, (self._blocks(shape),))}
+        return {"codes": Stored(_UINT8, (math.prod(shape),)), "absmax": Stored(_FLOAT32, (self._blocks(shape),))}
 
     def encode(self, w: Float32) -> Parts:
         codes, absmax = quantize_dynamic8(w.reshape(-1), self.block_size)
@@ -133,10 +138,6 @@ class Int8Dynamic(CodeBook):
 
     def decode(self, parts: Mapping[str, Array], shape: Shape) -> Float32:
         return dequantize_dynamic8(parts["codes"], parts["absmax"], self.block_size).reshape(shape)
-
-
-def _size(shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64))
 
 
 @cache
@@ -158,11 +159,11 @@ def _nearest(unit: Float32, name: str) -> UInt8:
 
 
 @cache
-def _pairs(name: str) -> Float32:
-    """The two values that each byte stands for, (256, 2): the high nibble's first."""
+def _pairs(name: str) -> npt.NDArray[np.uint64]:
+    """The two float32 that each byte stands for, the high nibble's first, as one 64-bit word: (256,)."""
     table = load_table(name)
     byte = np.arange(256)
-    return np.stack([table[byte >> 4], table[byte & 15]], axis=-1)
+    return np.stack([table[byte >> 4], table[byte & 15]], axis=-1).view(np.uint64).reshape(-1)
 
 
 def _double_quantized(absmax: Float32) -> Parts:

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from refquant.arrays import Float32, UInt8
-from refquant.formats.blocks import absmax_of, as_blocks, scale_blocks
+from refquant.formats.blocks import absmax_of, as_blocks, in_slices, scale_blocks
 from refquant.formats.tables import load_table
 
 _BINS = 65536
@@ -18,13 +18,22 @@ def quantize_dynamic8(x: Float32, block_size: int) -> tuple[UInt8, Float32]:
     """Codes (n,) and absmax (blocks,) of finite numbers (n,). The page numbers the steps."""
     blocks = as_blocks(x, block_size)  # (blocks, block_size)
     absmax = absmax_of(blocks)  # B1
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # 1/0 and 1/subnormal are infinite, 0·∞ NaN
-        unit = blocks * np.reciprocal(absmax)[:, None]  # B2, B3
+    with np.errstate(divide="ignore", over="ignore"):  # 1/0 and 1/subnormal are infinite
+        inverse = np.reciprocal(absmax)[:, None]  # B2
+    codes = np.empty(blocks.shape, np.uint8)
+    for some in in_slices(blocks):
+        codes[some] = _codes(blocks[some], inverse[some])
+    return codes.reshape(-1)[: x.size], absmax
+
+
+def _codes(blocks: Float32, inverse: Float32) -> UInt8:
+    with np.errstate(over="ignore", invalid="ignore"):  # 0·∞ is NaN
+        unit = blocks * inverse  # B3
     unit = np.where(np.isnan(unit), np.float32(-1), unit.clip(-1, 1))  # B4
     half = (unit + np.float32(1)) * np.float32(0.5)  # B5
     # B6: the oracle fuses this product and sum. In binary64 both are exact, so that float32 rounds once here too.
     position = (half.astype(np.float64) * (_BINS - 1) + 0.5).astype(np.float32)
-    return _code_of_bin()[position.astype(np.uint16)].ravel()[: x.size], absmax  # B7, B8
+    return _code_of_bin()[position.astype(np.uint16)]  # B7, B8
 
 
 def dequantize_dynamic8(codes: UInt8, absmax: Float32, block_size: int) -> Float32:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 import refquant as rq
 from refquant.arrays import Float32
-from refquant.conformance import codebooks, strategies
+from refquant.conformance import code_changes, strategies
 from refquant.conformance.bits import assert_same_bits, assert_same_parts
 from refquant.formats.base import Parts
 from refquant.formats.cascade_sum import mean
@@ -90,8 +90,8 @@ def test_parts_and_values_of_drawn_tensors_are_theirs(scheme: str) -> None:
     table = fmt.table if isinstance(fmt, FourBit) else "dynamic8"
     drawn = st.one_of(
         strategies.weights(fmt),
-        codebooks.tensors(table, fmt.block_size),
-        codebooks.tensors(table, fmt.block_size, -6, 0),
+        code_changes.tensors(table, fmt.block_size),
+        code_changes.tensors(table, fmt.block_size, -6, 0),
     )
 
     @many
