@@ -1,7 +1,7 @@
 """How the next token is chosen from logits: greedy, or drawn after temperature, top-k, top-p and min-p, in that order.
 
 The order and the meaning of each filter are those of transformers' logits processors; every filter sees the
-probabilities that the ones before it left, scaled to 1.
+distribution that the ones before it left.
 
 | filter | keeps |
 |---|---|
@@ -72,8 +72,8 @@ def choose(logits: Float32, sampling: Sampling, random: np.random.Generator) -> 
         return int(np.argmax(logits))
     p = probabilities(logits, sampling)
     cumulative = np.cumsum(p)
-    drawn = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
-    return min(drawn, int(np.flatnonzero(p)[-1]))  # a product that rounds up to the total points past the end
+    # A draw is at most 1 − 2⁻⁵³, and its product with the total stays below the total also when rounded.
+    return int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
 
 
 def probabilities(logits: Float32, sampling: Sampling) -> Float64:
@@ -89,10 +89,9 @@ def probabilities(logits: Float32, sampling: Sampling) -> Float64:
         scaled[scaled < np.partition(scaled, -sampling.top_k)[-sampling.top_k]] = -np.inf
     p = _softmax(scaled)
     if sampling.top_p < 1:
-        order = np.argsort(-p, kind="stable")
+        order = np.argsort(-logits, kind="stable")  # p itself may round differing logits to one value
         before = np.cumsum(p[order]) - p[order]
         p[order[before >= sampling.top_p]] = 0
-        p /= p.sum()
     p[p < sampling.min_p * p.max()] = 0
     return np.asarray(p / p.sum(), np.float64)
 

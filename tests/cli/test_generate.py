@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import subprocess
@@ -6,8 +7,9 @@ import sys
 import pytest
 
 from refquant.cli import main
-from refquant.cli.generate import _guard
+from refquant.cli.generate import _guard, _stream
 from refquant.models import embedded
+from refquant.models.tokenizer import load_tokenizer
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 
@@ -78,8 +80,6 @@ def chat_model(tmp_path):
 def test_a_chat_is_rendered_through_the_template(capsys, chat_model):
     arguments = [str(chat_model), "--chat", "Hello", "--system", "Be brief.", "--max-tokens", "1", "--json"]
     document = json.loads(generate(capsys, *arguments)[1])
-    from refquant.models.tokenizer import load_tokenizer
-
     expected = load_tokenizer(embedded.path()).encode("<s>system: Be brief.\nuser: Hello\n").tolist()
     assert document["prompt_ids"] == expected
 
@@ -126,11 +126,36 @@ def test_what_the_parser_refuses_exits_with_2(capsys, bad):
     assert stopped.value.code == 2
 
 
-def test_text_reaches_a_pipe_while_it_is_written():
-    command = [sys.executable, "-m", "refquant", "generate", "--max-tokens", "400"]
+class Pipe(io.StringIO):
+    """Standard output as its reader sees it: only what was flushed."""
+
+    read_so_far = ""
+
+    def flush(self):
+        self.read_so_far = self.getvalue()
+
+
+def test_each_piece_is_out_before_the_next_token_is_computed(monkeypatch):
+    tokenizer = load_tokenizer(embedded.path())
+    pipe = Pipe()
+    monkeypatch.setattr(sys, "stdout", pipe)
+
+    def tokens():
+        text = ""
+        for token in tokenizer.encode("was happy 😀"):
+            assert pipe.read_so_far == text
+            yield token
+            text += stream.push(token)
+
+    stream = tokenizer.stream([1])
+    _stream(tokens(), tokenizer, [1])
+    assert pipe.read_so_far == "was happy 😀\n"
+
+
+def test_a_reader_that_goes_away_early_is_no_error():
+    command = [sys.executable, "-m", "refquant", "generate", "--max-tokens", "200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         assert program.stdout.read(4) == b"Once"
-        assert program.poll() is None  # hundreds of tokens are still to come
         program.stdout.close()  # as `head` does
         assert program.stderr.read() == b""
         assert program.wait(60) == 0

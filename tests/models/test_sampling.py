@@ -81,6 +81,7 @@ def test_every_filter_sees_what_the_ones_before_it_left():
 @given(logits_of_any_size, samplings)
 @example([-math.inf, 0.0], Sampling(temperature=1e300, min_p=1.0))
 @example([3e38, -3e38], Sampling(temperature=5e-324, top_p=5e-324))
+@example([-1.0, 0.0], Sampling(temperature=2e16, top_p=0.5))
 def test_probabilities_sum_to_one_and_keep_the_likeliest(values, sampling):
     logits = np.array(values, np.float32)
     p = probabilities(logits, sampling)
