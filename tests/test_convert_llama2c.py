@@ -30,9 +30,6 @@ def pairs(rows, heads):
 def llama2c_checkpoint():
     """stories260K.bin from the shipped folder, but for the rotary tables that run.c skips."""
     tensors = load_file(embedded.path() / "model.safetensors")
-    layers = [
-        {k.split(".", 3)[3]: t for k, t in tensors.items() if k.startswith(f"model.layers.{i}.")} for i in range(5)
-    ]
     order = [tensors["model.embed_tokens.weight"]]
     for name, heads in (
         ("input_layernorm", 0),
