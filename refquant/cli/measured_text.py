@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ def read_text(path: Path) -> str:
 def read_ids(path: Path) -> "Text":
     """Token ids of a .json, .npy or text file; whether they suit the model is looked at later."""
     try:
-        if path.suffix == ".npy":
+        if path.suffix == ".npy":  # NumPy parses a header as Python: hence the errors of a parser below
             return np.array(np.lib.format.open_memmap(path, mode="r"))  # mapped first: a file cannot claim to be larger
         text = read_text(path)
         if path.suffix == ".json":
@@ -108,7 +109,7 @@ def read_ids(path: Path) -> "Text":
         return [int(word) for word in text.split()]
     except RefquantError as error:
         raise RefquantError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError) as error:
         kind = {".npy": "a .npy array", ".json": "a JSON list of numbers"}.get(path.suffix, "numbers and white space")
         raise RefquantError(f"{path}: not {kind}: {error}") from None
 
