@@ -1,18 +1,19 @@
 """Causal attention in blocks of queries, so that keys which a block may not see are never multiplied."""
 
 import numpy as np
+import numpy.typing as npt
 
-from refquant.arrays import Float32
+from refquant.arrays import Float32, Int64
 
-BLOCK = 128  # queries at a time: the scores of a block stay in cache
+BLOCK = 64  # queries at a time: the scores of a block stay in a core's cache
 
 
 def attend(q: Float32, k: Float32, v: Float32, window: int | None, soft_cap: float | None) -> Float32:
     """Softmax of scores times values, each query over its own position and those before it.
 
     Args:
-        q: scaled queries of the last positions, (batch, kv heads, tokens, group, head_dim); `group` query heads share
-            a key/value head.
+        q: scaled queries of the last positions, (batch, kv heads, tokens, group, head_dim), C-contiguous; `group`
+            query heads share a key/value head.
         k: keys of all positions, (batch, kv heads, length, head_dim).
         v: values, k's shape.
         window: how many positions a query sees, its own among them; None for all.
@@ -22,38 +23,53 @@ def attend(q: Float32, k: Float32, v: Float32, window: int | None, soft_cap: flo
         (batch, tokens, kv heads, group, head_dim).
     """
     batch, kv_heads, tokens, group, head_dim = q.shape
-    first = k.shape[2] - tokens  # the first query's position
+    length = k.shape[2]
+    first = length - tokens  # the first query's position
     out = np.empty((batch, tokens, kv_heads, group, head_dim), np.float32)
+    scratch = np.empty(min(BLOCK, tokens) * group * length, np.float32)
     for start in range(0, tokens, BLOCK):
         stop = min(start + BLOCK, tokens)
         low, high = 0 if window is None else max(0, first + start - window + 1), first + stop
-        queries = q[:, :, start:stop].reshape(batch, kv_heads, (stop - start) * group, head_dim)
-        scores = queries @ k[:, :, low:high].swapaxes(2, 3)  # (batch, kv heads, block·group, keys)
-        if soft_cap is not None:
-            scores /= np.float32(soft_cap)
-            np.tanh(scores, out=scores)
-            scores *= np.float32(soft_cap)
-        by_query = scores.reshape(batch, kv_heads, stop - start, group, high - low)
-        _hide(by_query, np.arange(first + start, high), np.arange(low, high), window)
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        total = scores.sum(axis=-1, keepdims=True)
-        values = scores @ v[:, :, low:high]  # (batch, kv heads, block·group, head_dim)
-        values /= total
-        out[:, start:stop] = values.reshape(batch, kv_heads, stop - start, group, head_dim).swapaxes(1, 2)
+        rows = (stop - start) * group
+        scores = scratch[: rows * (high - low)].reshape(rows, high - low)
+        hidden = _hidden(np.arange(first + start, high), np.arange(low, high), window)
+        for b in range(batch):
+            for h in range(kv_heads):
+                queries = q[b, h, start:stop].reshape(rows, head_dim)  # (block·group, head_dim)
+                np.matmul(queries, k[b, h, low:high].T, out=scores)
+                if soft_cap is not None:
+                    _cap(scores, soft_cap)
+                by_query = scores.reshape(stop - start, group, high - low)
+                for strip, where in hidden:
+                    np.copyto(by_query[..., strip], -np.inf, where=where)
+                values = _softmax_times(scores, v[b, h, low:high])
+                out[b, start:stop, h] = values.reshape(stop - start, group, head_dim)
     return out
 
 
-def _hide(scores: Float32, queries: np.ndarray, keys: np.ndarray, window: int | None) -> None:
-    """Set scores of keys after the query, or a window or more before it, to −∞.
+def _hidden(queries: Int64, keys: Int64, window: int | None) -> list[tuple[slice, npt.NDArray[np.bool_]]]:
+    """Which keys lie after a query, or a window or more before it: strips of columns, and a mask (block, 1, …) of each.
 
-    Only the block's own columns can lie after a query, and only its first columns before a window.
+    Only the block's own columns can lie after a query, and only as many of the first before a window.
     """
     block = len(queries)
-    strips = [slice(max(0, len(keys) - block), None)]
+    after, before = slice(max(0, len(keys) - block), None), slice(0, block)
+    masks = [(after, queries[:, None, None] < keys[after])]
     if window is not None:
-        strips.append(slice(0, block))
-    for strip in strips:
-        behind = queries[:, None] - keys[strip]  # (block, keys of the strip): how far back a key lies
-        hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)
-        np.copyto(scores[..., strip], -np.inf, where=hidden[:, None])
+        masks.append((before, queries[:, None, None] - keys[before] >= window))
+    return masks
+
+
+def _cap(scores: Float32, cap: float) -> None:
+    scores /= np.float32(cap)
+    np.tanh(scores, out=scores)
+    scores *= np.float32(cap)
+
+
+def _softmax_times(scores: Float32, values: Float32) -> Float32:
+    """Softmax over the last axis, times values; the sum divides the product, which is narrower. Overwrites scores."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    product = scores @ values  # (block·group, head_dim)
+    product /= scores.sum(axis=-1, keepdims=True)
+    return product

@@ -1,7 +1,7 @@
 """A model: its configuration, weights and tokenizer, and the two halves of the forward pass."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from refquant.errors import RefquantError
 from refquant.models.architectures import ARCHITECTURES, not_supported
 from refquant.models.cache import Cache
 from refquant.models.config import ModelConfig
-from refquant.models.forward import Block, Span, run_blocks
+from refquant.models.forward import Block, Run, run_blocks
 from refquant.models.weights import Dense, Linear, Names, Norm, Weight, check_shape
 
 if TYPE_CHECKING:
@@ -103,17 +103,17 @@ class Model:
             raise RefquantError(f"keep {keep} has a step; a contiguous range of tokens is needed")
         if tokens.size == 0 or (start >= stop and cache is None):
             return np.empty((tokens.shape[0], max(stop - start, 0), self.config.hidden_size), np.float32)
-        span = Span(first, start, max(start, stop))
+        run = Run(self.config, first, start, max(start, stop), cache)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # weights may be anything: IEEE rules
-            x = run_blocks(self._embed(tokens, first), self.config, self._blocks, span, cache)
+            x = run_blocks(self._embed(tokens, first), self._blocks, run)
             if cache is not None:
                 cache.used += tokens.shape[1]
-            return self._final_norm(x)
+            return self._final_norm(x, np.empty_like(x))
 
     def logits(self, hidden: Float32) -> Float32:
         """The head: hidden states (..., hidden) to float32 logits (..., vocab), capped where the architecture does."""
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = self._head(hidden)
+            logits = self._head(hidden, np.empty((*hidden.shape[:-1], self.config.vocab_size), np.float32))
             cap = self.config.final_soft_cap
             if cap is not None:
                 logits /= np.float32(cap)
@@ -155,11 +155,11 @@ class Model:
         return {role: self._norm(s) if role.endswith("norm") else self._linear(s) for role, s in stems.items()}
 
     @cached_property
-    def _final_norm(self) -> Callable[[Float32], Float32]:
+    def _final_norm(self) -> Norm:
         return self._norm(self.names.final_norm)
 
     @cached_property
-    def _head(self) -> Callable[[Float32], Float32]:
+    def _head(self) -> Linear:
         return Linear(self.weights[self.names.head])
 
     def _linear(self, stem: str) -> Linear:

@@ -72,10 +72,14 @@ class Linear:
     weight: Weight
     bias: Float32 | None = None
 
-    def __call__(self, x: Float32) -> Float32:
-        """x of shape (batch, tokens, in) to (batch, tokens, out)."""
+    @property
+    def width(self) -> int:
+        return self.weight.shape[0]
+
+    def __call__(self, x: Float32, out: Float32) -> Float32:
+        """x of shape (..., in) to (..., out), in `out` unless the weight's format has its own product."""
         w = self.weight
-        y: Float32 = w.linear(x) if isinstance(w, QuantizedTensor) else x @ w.dequantize().T
+        y: Float32 = w.linear(x) if isinstance(w, QuantizedTensor) else np.matmul(x, w.dequantize().T, out=out)
         if self.bias is not None:
             y += self.bias
         return y
@@ -89,15 +93,21 @@ class Norm:
     bias: Float32 | None
     epsilon: float
 
-    def __call__(self, x: Float32) -> Float32:
-        """A new array of x's shape."""
-        y: Float32 = x if self.bias is None else x - x.mean(axis=-1, keepdims=True)
-        square = np.square(y).mean(axis=-1, keepdims=True)  # (..., 1)
-        y = y * (1 / np.sqrt(square + np.float32(self.epsilon)))
-        y *= self.weight
+    @property
+    def width(self) -> int:
+        return len(self.weight)
+
+    def __call__(self, x: Float32, out: Float32) -> Float32:
+        """x normed, in `out`."""
         if self.bias is not None:
-            y += self.bias
-        return y
+            x = x - x.mean(axis=-1, keepdims=True)
+        np.square(x, out=out)
+        scale = 1 / np.sqrt(out.mean(axis=-1, keepdims=True) + np.float32(self.epsilon))  # (..., 1)
+        np.multiply(x, scale, out=out)
+        out *= self.weight
+        if self.bias is not None:
+            out += self.bias
+        return out
 
 
 # The shape of every role's weight; a bias has its first axis.
