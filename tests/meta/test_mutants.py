@@ -1,4 +1,7 @@
-"""Planted faults: each is a bug that a released quantizer has had, and the properties must notice every one."""
+"""Planted faults: each is a bug that a released quantizer has had, and the properties must notice every one.
+
+The other way round, a property that a format is excepted from must be false for it.
+"""
 
 from dataclasses import dataclass
 
@@ -6,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 
+from refquant import get_format
+from refquant.conformance.guarantees import exceptions
 from refquant.conformance.properties import PROPERTIES
 from refquant.formats.codebook import FourBit
 from refquant.formats.integer import Integer
@@ -178,5 +183,23 @@ def test_a_planted_fault_is_noticed(mutant):
     assert noticed_by(mutant) is not None
 
 
-def test_the_sound_format_is_not_accused():
-    assert noticed_by(Integer(4, 8)) is None
+EXCEPTED = [
+    (scheme, p)
+    for scheme in (
+        "int4",
+        "int8-asym",
+        "int4-g8-asym",
+        "nf4-b32",
+        "nf4-b32-dq",
+        "fp4-b32",
+        "int8-dynamic-b32",
+        "llm-int8",
+    )
+    for p in PROPERTIES
+    if p.name in exceptions(get_format(scheme))
+]
+
+
+@pytest.mark.parametrize(("scheme", "statement"), EXCEPTED, ids=[f"{s}-{p.name}" for s, p in EXCEPTED])
+def test_what_a_format_is_excepted_from_it_really_breaks(scheme, statement):
+    assert breaks(get_format(scheme), statement)
