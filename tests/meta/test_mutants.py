@@ -185,16 +185,7 @@ def test_a_planted_fault_is_noticed(mutant):
 
 EXCEPTED = [
     (scheme, p)
-    for scheme in (
-        "int4",
-        "int8-asym",
-        "int4-g8-asym",
-        "nf4-b32",
-        "nf4-b32-dq",
-        "fp4-b32",
-        "int8-dynamic-b32",
-        "llm-int8",
-    )
+    for scheme in ("int4", "int4-g8-asym", "nf4-b32", "nf4-b32-dq", "int8-dynamic-b32", "llm-int8")
     for p in PROPERTIES
     if p.name in exceptions(get_format(scheme))
 ]
