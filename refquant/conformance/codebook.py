@@ -75,7 +75,7 @@ def _dynamic_codes(fmt: Int8Dynamic, w: Float32) -> list[int]:
         def code(x: float) -> int:
             unit = _f32(x * inverse)
             unit = -1.0 if math.isnan(unit) else max(-1.0, min(1.0, unit))
-            return _code_of_bin(int(_f32(_f32(unit + 1) * 0.5 * 65535 + 0.5)))
+            return _code_of_bin(int(_f32(_f32(_f32(unit + 1) * 0.5 * 65535) + 0.5)))
 
         return code
 

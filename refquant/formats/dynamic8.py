@@ -31,8 +31,7 @@ def _codes(blocks: Float32, inverse: Float32) -> UInt8:
         unit = blocks * inverse  # B3
     unit = np.where(np.isnan(unit), np.float32(-1), unit.clip(-1, 1))  # B4
     half = (unit + np.float32(1)) * np.float32(0.5)  # B5
-    # B6: the oracle fuses this product and sum. In binary64 both are exact, so that float32 rounds once here too.
-    position = (half.astype(np.float64) * (_BINS - 1) + 0.5).astype(np.float32)
+    position = half * np.float32(_BINS - 1) + np.float32(0.5)  # B6
     return _code_of_bin()[position.astype(np.uint16)]  # B7, B8
 
 
