@@ -111,6 +111,7 @@ def test_shards_that_transformers_style_indices_name_read_as_the_library_reads_e
 
 DOOR = """
 import sys
+from safetensors import safe_open
 with safe_open(sys.argv[1], framework="np") as file:
     try:
         file.get_tensor("t")
