@@ -108,7 +108,7 @@ def llm_int8_matmul(
     activations = as_weights(x, "x")
     q = w if isinstance(w, QuantizedTensor) else quantize_with(w, LlmInt8(), "w")
     _check_operands(activations.shape, q)
-    rows = activations.reshape(-1, q.shape[1])  # (rows of x, n)
+    rows = activations.reshape(math.prod(activations.shape[:-1]), q.shape[1])  # (rows of x, n)
     codes, absmax, outliers = quantize_activations(rows, threshold)
     with np.errstate(over="ignore", invalid="ignore"):
         scales = absmax[:, None] * q.parts["absmax"][None, :]
