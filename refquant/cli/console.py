@@ -67,7 +67,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         console = Console(width=max(width, 80))
     elif width > console.width:
         table.padding = 0
-    console.print(table)
+    with console.capture() as shown:  # rich would end the program itself when the reader of a pipe has gone
+        console.print(table)
+    print(shown.get(), end="")
 
 
 def _cell(text: str) -> Text:
