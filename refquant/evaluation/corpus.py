@@ -53,9 +53,9 @@ class Corpus:
     @property
     def ids_sha256(self) -> str:
         """SHA-256 of the ids as little-endian int64, −1 standing between one document and the next."""
-        end = np.array([-1], "<i8")
-        stream = [array for ids in self.documents for array in (end, ids.astype("<i8"))]
-        return hashlib.sha256(np.concatenate(stream[1:]).tobytes()).hexdigest()
+        end = np.array([-1])
+        stream = [array for ids in self.documents for array in (end, ids)][1:]
+        return hashlib.sha256(np.concatenate(stream).astype("<i8").tobytes()).hexdigest()
 
 
 def make_corpus(
