@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from refquant.arrays import Float32
+from refquant.errors import RefquantError
 from refquant.evaluation.base_logprobs import DEFAULT_MEMORY, logprob_store
 from refquant.evaluation.corpus import Text
 from refquant.evaluation.divergence import Divergence, run_base, run_beside
@@ -149,8 +150,11 @@ def _run_scheme(
 ) -> tuple[Cost, Perplexity, Divergence]:
     """Quantize, and measure beside the base; the quantized model does not outlive the call."""
     on_scored(0, plan.scored_tokens)
-    quantized, cost = quantize_model(model, fmt, embeddings)
-    return cost, *run_beside(quantized, plan, store, on_scored)
+    try:
+        quantized, cost = quantize_model(model, fmt, embeddings)
+        return cost, *run_beside(quantized, plan, store, on_scored)
+    except RefquantError as error:
+        raise type(error)(f"scheme {fmt}: {error}") from None
 
 
 def _row(

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from refquant.errors import NonFiniteError, UnknownNameError
+from refquant.errors import NonFiniteError, ScaleOverflowError, UnknownNameError
 from refquant.evaluation import benchmark, divergence, perplexity, quantize_model, table
 from refquant.formats.registry import get_format
 from refquant.quantize import quantize
@@ -119,6 +119,14 @@ def test_an_error_names_the_matrix():
     broken.weights["embed"].array[:] = 0
     with pytest.raises(NonFiniteError, match=r"mix: nan at index \(3, 2\)"):
         quantize_model(broken, get_format("int4"))
+
+
+def test_an_error_names_the_scheme():
+    huge = memory_model()
+    huge.weights["mix"].array[0, 0] = 1e30
+    huge.weights["embed"].array[:] = 0
+    with pytest.raises(ScaleOverflowError, match="scheme int4-g4-f16: mix: "):
+        benchmark(huge, ["int4", "int4-g4-f16"], IDS)
 
 
 def test_progress_rises_through_all_runs_to_the_end():
