@@ -1,6 +1,8 @@
 """Code books: the special cases of spec/codebook.md, one by one. The general properties are in test_properties.py too,
 for each format's default; here they run over other block sizes and double quantization."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -261,6 +263,56 @@ def test_the_sum_runs_over_eight_lanes_of_four_streams():
     assert cascade_sum(x) == big
     x[40] = 1  # that stream's own sum is 2 now, and survives
     assert cascade_sum(x) == big + 2
+
+
+def spread_out(n):
+    """n numbers of either sign over eight binades, the same everywhere."""
+    unit = np.arange(1, n + 2, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32) / 2**32
+    return ((unit[:n] - 0.5) * np.exp2(np.floor(unit[1:] * 8))).astype(np.float32)
+
+
+# torch.from_numpy(numpy.abs(spread_out(n))).mean() of torch 2.13.0 on one thread.
+MEANS_OF_TORCH = [
+    (2, 0x41090591),
+    (5, 0x40D3DBE3),
+    (8, 0x40FD2487),
+    (9, 0x40E17573),
+    (11, 0x40FAECD9),
+    (14, 0x40E8CAF9),
+    (23, 0x4107365F),
+    (31, 0x4108E879),
+    (39, 0x41014785),
+    (513, 0x41052E7A),
+    (777, 0x4105D355),
+    (2100, 0x4105E20D),
+    (4096, 0x410602FD),
+    (8197, 0x41061C7A),
+    (65537, 0x410623AE),
+    (100001, 0x41062526),
+    (300007, 0x41062509),
+]
+
+
+@pytest.mark.parametrize(("n", "bits"), MEANS_OF_TORCH)
+def test_means_have_the_bits_of_torch(n, bits):
+    assert_same_bits(np.array([mean(np.abs(spread_out(n)))]), float32(bits))
+
+
+# SHA-256 of the parts, in the order of the layout, that bitsandbytes 0.50.2 makes of spread_out(100001).
+PARTS_OF_BITSANDBYTES = [
+    ("nf4-b64", "825cff29d2e6440097fbee8ccad7164a20c92a94f2e086cc86b243c973b033ad"),
+    ("nf4-b32-dq", "a3de8fde8de60132d2c3845bb5f3127d0909154352efb171036ccb1b71ff8fa1"),
+    ("fp4-b128", "3feaeecb3f40645213113959f0542e66c27b60a97970c334435ffb5bb637d637"),
+    ("fp4-b64-dq", "b6967dcba0e07980fb053e6273d37935e91534a3e4c8e4e40a10b944c9bee322"),
+    ("int8-dynamic-b4096", "485b0234646f6ea3bb82e11e76c12acf7cf31dbcb5bdc8e27df8d02408ea66d5"),
+    ("int8-dynamic-b64", "de259da139deadf6411502e8d5f883b2c9060147ff06696a4b0327cce835d15f"),
+]
+
+
+@pytest.mark.parametrize(("scheme", "digest"), PARTS_OF_BITSANDBYTES)
+def test_parts_have_the_bits_of_bitsandbytes(scheme, digest):
+    parts = rq.quantize(spread_out(100_001), scheme).parts
+    assert hashlib.sha256(b"".join(part.tobytes() for part in parts.values())).hexdigest() == digest
 
 
 def test_the_dynamic_map_is_what_its_recipe_gives():
