@@ -1,6 +1,5 @@
 """Code books as data: one file each, float32 bit patterns in hexadecimal, checked against SHA256SUMS when loaded."""
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +18,8 @@ def load_table(name: str) -> Float32:
     Raises:
         RefquantError: the file is not the one that SHA256SUMS names: the installation is damaged.
     """
+    import hashlib  # here, because it loads OpenSSL, which `import refquant` has no need of
+
     raw = (_FOLDER / f"{name}.txt").read_bytes()
     if f"{hashlib.sha256(raw).hexdigest()}  {name}.txt" not in (_FOLDER / "SHA256SUMS").read_text().splitlines():
         raise RefquantError(f"{_FOLDER / name}.txt is not what SHA256SUMS says it is: install refquant again")
