@@ -74,10 +74,10 @@ def test_an_all_zero_group_has_scale_zero_and_decodes_to_plus_zero(scheme, zero)
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_one_sided_group_keeps_zero_in_its_range(sign):
-    w = sign * np.array([1.0, 2.0], np.float32)
-    q = rq.quantize(w, "int8-asym")
-    assert unpack(q.parts["zeros"], 8, 1).tolist() == [0 if sign > 0 else 255]
-    assert codes_of(q).tolist() == ([128, 255] if sign > 0 else [127, 0])  # and not [1, 2] as [1, 1]
+    w = sign * np.array([1, 2, 3], np.float32)
+    q = rq.quantize(w, "int2-asym")
+    assert unpack(q.parts["zeros"], 2, 1).tolist() == [0 if sign > 0 else 3]
+    assert_same_bits(q.dequantize(), w)  # a range of [1, 3] would need steps of ⅔ and a zero point below 0
 
 
 @pytest.mark.parametrize("value", [1.0, -1.0, 1e-30, 0.1])
