@@ -6,6 +6,7 @@ import numpy.typing as npt
 from refquant.arrays import Float32, Int64
 
 BLOCK = 64  # queries at a time: the scores of a block stay in a core's cache
+_SAFE = 50.0  # e^±50, and sums and products of such, are far from float32's ends
 
 
 def attend(q: Float32, k: Float32, v: Float32, window: int | None, soft_cap: float | None) -> Float32:
@@ -14,8 +15,8 @@ def attend(q: Float32, k: Float32, v: Float32, window: int | None, soft_cap: flo
     Args:
         q: scaled queries of the last positions, (batch, kv heads, tokens, group, head_dim), C-contiguous; `group`
             query heads share a key/value head.
-        k: keys of all positions, (batch, kv heads, length, head_dim).
-        v: values, k's shape.
+        k: keys of all positions, (batch, kv heads, head_dim, length).
+        v: values of all positions, (batch, kv heads, length, head_dim).
         window: how many positions a query sees, its own among them; None for all.
         soft_cap: c in c·tanh(score / c), or None.
 
@@ -23,7 +24,7 @@ def attend(q: Float32, k: Float32, v: Float32, window: int | None, soft_cap: flo
         (batch, tokens, kv heads, group, head_dim).
     """
     batch, kv_heads, tokens, group, head_dim = q.shape
-    length = k.shape[2]
+    length = v.shape[2]
     first = length - tokens  # the first query's position
     out = np.empty((batch, tokens, kv_heads, group, head_dim), np.float32)
     scratch = np.empty(min(BLOCK, tokens) * group * length, np.float32)
@@ -36,15 +37,22 @@ def attend(q: Float32, k: Float32, v: Float32, window: int | None, soft_cap: flo
         for b in range(batch):
             for h in range(kv_heads):
                 queries = q[b, h, start:stop].reshape(rows, head_dim)  # (block·group, head_dim)
-                np.matmul(queries, k[b, h, low:high].T, out=scores)
+                np.matmul(queries, k[b, h, :, low:high], out=scores)
                 if soft_cap is not None:
-                    _cap(scores, soft_cap)
+                    cap(scores, soft_cap)
                 by_query = scores.reshape(stop - start, group, high - low)
                 for strip, where in hidden:
                     np.copyto(by_query[..., strip], -np.inf, where=where)
-                values = _softmax_times(scores, v[b, h, low:high])
+                values = _softmax_times(scores, v[b, h, low:high])  # (block·group, head_dim)
                 out[b, start:stop, h] = values.reshape(stop - start, group, head_dim)
     return out
+
+
+def cap(x: Float32, limit: float) -> None:
+    """limit·tanh(x / limit), in place."""
+    x /= np.float32(limit)
+    np.tanh(x, out=x)
+    x *= np.float32(limit)
 
 
 def _hidden(queries: Int64, keys: Int64, window: int | None) -> list[tuple[slice, npt.NDArray[np.bool_]]]:
@@ -60,16 +68,16 @@ def _hidden(queries: Int64, keys: Int64, window: int | None) -> list[tuple[slice
     return masks
 
 
-def _cap(scores: Float32, cap: float) -> None:
-    scores /= np.float32(cap)
-    np.tanh(scores, out=scores)
-    scores *= np.float32(cap)
-
-
 def _softmax_times(scores: Float32, values: Float32) -> Float32:
-    """Softmax over the last axis, times values; the sum divides the product, which is narrower. Overwrites scores."""
-    scores -= scores.max(axis=-1, keepdims=True)
+    """Softmax over the last axis, times values. Overwrites scores.
+
+    The sum divides the product, which is narrower than the scores. A softmax does not change when a row is shifted, so
+    only rows whose largest score could take the exponential out of range make the shift worth its time.
+    """
+    peak = scores.max(axis=-1, keepdims=True)  # (rows, 1)
+    if not np.abs(peak).max() < _SAFE:
+        scores -= peak
     np.exp(scores, out=scores)
-    product = scores @ values  # (block·group, head_dim)
-    product /= scores.sum(axis=-1, keepdims=True)
+    product = scores @ values  # (rows, head_dim)
+    product /= np.einsum("qk->q", scores)[:, None]
     return product

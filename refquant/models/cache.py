@@ -18,8 +18,9 @@ class Cache:
     def __init__(self, config: ModelConfig, batch: int, length: int) -> None:
         if batch < 1 or length < 1:
             raise RefquantError(f"cache: batch {batch} and length {length} given; both must be at least 1")
-        shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        self._keys, self._values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        lead = (config.num_layers, batch, config.num_kv_heads)
+        self._keys = np.empty((*lead, config.head_dim, length), np.float32)
+        self._values = np.empty((*lead, length, config.head_dim), np.float32)
         self.batch, self.length, self.used = batch, length, 0
 
     @property
@@ -32,13 +33,13 @@ class Cache:
 
         Args:
             layer: its index.
-            keys: (batch, kv heads, new tokens, head_dim).
-            values: the same shape.
+            keys: (batch, kv heads, head_dim, new tokens).
+            values: (batch, kv heads, new tokens, head_dim).
         """
-        stop = self.used + keys.shape[2]
-        self._keys[layer, :, :, self.used : stop] = keys
+        stop = self.used + keys.shape[3]
+        self._keys[layer, ..., self.used : stop] = keys
         self._values[layer, :, :, self.used : stop] = values
-        return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
+        return self._keys[layer, ..., :stop], self._values[layer, :, :, :stop]
 
     def check_room(self, batch: int, tokens: int) -> None:
         """Raise RefquantError unless this many new tokens fit."""

@@ -94,12 +94,14 @@ def _attention(x: Float32, index: int, block: Block, start: int, stop: int, run:
         q, k = _apply(block, "q_norm", q, run), _apply(block, "k_norm", k, run)
     end = run.first + k.shape[1]
     q = _placed("placed q", q, layer.rope, run.first + start, end, run)  # (batch, kv, wanted, group, dim)
-    k = _placed("placed k", k, layer.rope, run.first, end, run)[..., 0, :]  # (batch, kv, tokens, dim)
+    k = _placed("placed k", k, layer.rope, run.first, end, run)[..., 0, :].swapaxes(2, 3)  # (batch, kv, dim, tokens)
     q *= np.float32(layer.attention_scale)
     if run.cache is not None:
-        k, v = run.cache.put(index, k, v)  # (batch, kv, positions so far, dim)
+        k, v = run.cache.put(index, k, v)  # all positions so far
+    else:
+        k = np.ascontiguousarray(k)  # a product reads keys faster than it transposes them
     seen = run.first + stop
-    heads = attend(q, k[:, :, :seen], v[:, :, :seen], layer.window, config.attention_soft_cap)
+    heads = attend(q, k[..., :seen], v[:, :, :seen], layer.window, config.attention_soft_cap)
     return heads.reshape(*heads.shape[:2], config.num_heads * head_dim)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from refquant.arrays import Float32
 from refquant.errors import RefquantError
 from refquant.models.architectures import ARCHITECTURES, not_supported
+from refquant.models.attention import cap
 from refquant.models.cache import Cache
 from refquant.models.config import ModelConfig
 from refquant.models.forward import Block, Run, run_blocks
@@ -114,11 +115,8 @@ class Model:
         """The head: hidden states (..., hidden) to float32 logits (..., vocab), capped where the architecture does."""
         with np.errstate(over="ignore", invalid="ignore"):
             logits = self._head(hidden, np.empty((*hidden.shape[:-1], self.config.vocab_size), np.float32))
-            cap = self.config.final_soft_cap
-            if cap is not None:
-                logits /= np.float32(cap)
-                np.tanh(logits, out=logits)
-                logits *= np.float32(cap)
+            if self.config.final_soft_cap is not None:
+                cap(logits, self.config.final_soft_cap)
         return logits
 
     def _checked(self, ids: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ and attention is far from uniform; sequences pass every window and every pretrai
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,15 @@ CASES |= {
 }
 # A cache holds keys as they were rotated, so a scaling that depends on the length is compared step by step as well.
 STEPPED = ("llama", "mistral, sliding", "qwen2, sliding", "gemma2", "gemma3, scaled", "gpt2", "llama, rope dynamic")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small products are faster on one thread, and far faster where the machine is shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def build(name: str, folder: Path) -> transformers.PreTrainedModel:
