@@ -51,3 +51,10 @@ def test_every_public_name_is_there():
 
     for name in refquant.__all__:
         assert getattr(refquant, name) is not None, name
+
+
+def test_the_conformance_kit_says_which_extra_it_needs():
+    hidden = "import sys; sys.modules['hypothesis'] = None\nimport refquant.conformance"
+    result = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert "MissingExtraError: the conformance kit needs hypothesis, which is not installed" in result.stderr
+    assert "pip install 'refquant[conform]'" in result.stderr
