@@ -21,9 +21,10 @@ SCHEMES = [
     "int8-asym",
     "int2-g1",
     "nf4-b32",
-    "nf4-b64-dq",
-    "fp4-b128-dq",
-    "int8-dynamic-b64",
+    "nf4-b32-dq",
+    "fp4-b32-dq",
+    "fp4-b128",
+    "int8-dynamic-b32",
 ]
 
 GUARANTEED = [(p, scheme) for p in PROPERTIES for scheme in SCHEMES if p.holds_for(get_format(scheme))]
