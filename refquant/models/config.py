@@ -92,7 +92,7 @@ def read_config(path: Path) -> ModelConfig:
     """
     try:
         raw = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError is also an integer of thousands of digits
         raise ModelError(f"{path}: not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise ModelError(f"{path}: a JSON {type(raw).__name__} given; a configuration is an object")
