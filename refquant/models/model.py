@@ -17,6 +17,7 @@ from refquant.models.attention import cap
 from refquant.models.cache import Cache
 from refquant.models.config import ModelConfig
 from refquant.models.forward import Block, Run, run_blocks
+from refquant.models.threads import spread
 from refquant.models.weights import Dense, Linear, Names, Norm, Weight, check_shape
 
 if TYPE_CHECKING:
@@ -104,12 +105,19 @@ class Model:
             raise RefquantError(f"keep {keep} has a step; a contiguous range of tokens is needed")
         if tokens.size == 0 or (start >= stop and cache is None):
             return np.empty((tokens.shape[0], max(stop - start, 0), self.config.hidden_size), np.float32)
-        run = Run(self.config, first, start, max(start, stop), cache)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # weights may be anything: IEEE rules
-            x = run_blocks(self._embed(tokens, first), self._blocks, run)
-            if cache is not None:
-                cache.used += tokens.shape[1]
-            return self._final_norm(x, np.empty_like(x))
+        blocks, final_norm = self._blocks, self._final_norm
+
+        def run(some: slice) -> Float32:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # weights may be anything: IEEE rules
+                embedded = self._embed(tokens[some], first)
+                x = run_blocks(embedded, blocks, Run(self.config, first, start, max(start, stop), cache))
+                return final_norm(x, np.empty_like(x))
+
+        if cache is None:
+            return np.concatenate(spread(run, len(tokens)))
+        normed = run(slice(None))
+        cache.used += tokens.shape[1]
+        return normed
 
     def logits(self, hidden: Float32) -> Float32:
         """The head: hidden states (..., hidden) to float32 logits (..., vocab), capped where the architecture does."""
