@@ -86,7 +86,10 @@ class Format(ABC):
         """The float32 tensor that parts of the right dtypes and shapes mean, as the NumPy reference reads them."""
 
     def linear(self, x: Float32, q: "QuantizedTensor") -> Float32:
-        """A linear layer with quantized weights: x of shape (..., n), q of shape (rows, n), to (..., rows)."""
+        """A linear layer with quantized weights: x (..., tokens, n) and q (rows, n) to (..., tokens, rows).
+
+        A format whose product looks at several rows of x together takes those of one sequence together, no more.
+        """
         return x @ q.dequantize().T
 
     def __str__(self) -> str:
@@ -151,7 +154,7 @@ class QuantizedTensor:
             return self.format.decode(self.parts, self.shape)
 
     def linear(self, x: Float32) -> Float32:
-        """`x @ self.T` as the format runs it: x of shape (..., n) to (..., rows)."""
+        """`x @ self.T` as the format runs it: x of shape (..., tokens, n) to (..., tokens, rows)."""
         return self.format.linear(x, self)
 
 

@@ -79,7 +79,11 @@ class LlmInt8(Format):
         return dequantize_rows(codes, parts["absmax"]).reshape(shape)
 
     def linear(self, x: Float32, q: QuantizedTensor) -> Float32:
-        return llm_int8_matmul(x, q, self.threshold)
+        # Each sequence has its own outlier columns, so that no window depends on those it is batched with.
+        y = np.empty((*x.shape[:-1], q.shape[0]), np.float32)
+        for sequence in np.ndindex(x.shape[:-2]):
+            y[sequence] = llm_int8_matmul(x[sequence], q, self.threshold)
+        return y
 
 
 def llm_int8_matmul(

@@ -153,8 +153,18 @@ def test_a_linear_layer_of_the_format_runs_the_scheme_with_its_own_threshold():
     x, w = normals(2, 4, 32), normals(6, 32, seed=1)
     for scheme, threshold in (("llm-int8", 6.0), ("llm-int8-t1.5", 1.5), ("llm-int8-t0", 0.0)):
         q = rq.quantize(w, scheme)
-        assert_same_bits(q.linear(x), rq.llm_int8_matmul(x, w, threshold))
+        assert_same_bits(q.linear(x[0]), rq.llm_int8_matmul(x[0], w, threshold))
     assert not np.array_equal(rq.quantize(w, "llm-int8-t1.5").linear(x), rq.quantize(w, "llm-int8").linear(x))
+
+
+def test_a_linear_layer_takes_each_sequence_on_its_own():
+    x, q = normals(3, 2, 4, 32), rq.quantize(normals(6, 32, seed=1), "llm-int8")
+    x[0, 0, 0, 5] = 60  # an outlier column for this sequence, and for no other
+    y = q.linear(x)
+    for sequence in np.ndindex(3, 2):
+        assert_same_bits(y[sequence], rq.llm_int8_matmul(x[sequence], q))
+    assert not np.array_equal(y, rq.llm_int8_matmul(x, q))
+    assert q.linear(x[:0]).shape == (0, 2, 4, 6)
 
 
 def test_the_product_is_near_the_exact_one():
