@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from refquant.arrays import Float32, Float64, Int64
+from refquant.models.threads import spread
 
 BLOCK_BYTES = 3 << 18  # rows worked on together: 768 KiB, which a core's second-level cache holds
 
@@ -29,6 +30,10 @@ def token_nll(logits: Float32, targets: Int64) -> Float64:
         float64 (rows,): log Σ exp(x − max x) − (x_target − max x), with x − max x rounded to float32. NaN where a row
         holds a NaN or +inf, +inf where the target's logit is −inf.
     """
+    return np.concatenate(spread(lambda some: _token_nll(logits[some], targets[some]), len(targets)))
+
+
+def _token_nll(logits: Float32, targets: Int64) -> Float64:
     nll = np.empty(len(targets))
     for rows in row_blocks(*logits.shape):
         block = logits[rows]  # (rows in cache, vocabulary)
