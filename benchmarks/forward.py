@@ -3,8 +3,10 @@
     python benchmarks/forward.py MODEL TEXT [--tokens 8192] [--window 1024] [--stride 512] [--threads 2] [--rounds 3]
 
 MODEL is a Hugging Face folder of a Llama; `python -m tests.peers.smollm2` makes SmolLM2's and prints where it is.
-torch runs transformers' LlamaForCausalLM with scaled dot-product attention in inference mode, and logits and
-log-softmax of the scored tokens alone. Both are warmed up; the best round of each counts, and the median is printed.
+torch runs transformers' LlamaForCausalLM with scaled dot-product attention in inference mode, in two ways: `torch`
+computes logits and log-softmax of the scored tokens alone; `torch-guide` does what transformers' guide to perplexity
+does, the model called with labels that leave the context out, which computes them for every token. All are warmed up;
+the best round of each counts, and the median is printed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -54,11 +57,15 @@ def main() -> int:
     def refquant_perplexity() -> float:
         return rq.perplexity(model, ids, window=args.window, stride=args.stride, bos="never").perplexity
 
-    def torch_perplexity() -> float:
+    def torch_perplexity(nll: Callable[..., float]) -> float:
         with torch.inference_mode():
-            return math.exp(torch_nll(peer, torch.tensor(ids), args.window, args.stride, args.batch) / (len(ids) - 1))
+            return math.exp(nll(peer, torch.tensor(ids), args.window, args.stride, args.batch) / (len(ids) - 1))
 
-    runs = {"refquant": refquant_perplexity, "torch": torch_perplexity}
+    runs = {
+        "refquant": refquant_perplexity,
+        "torch": lambda: torch_perplexity(nll_of_scored_tokens),
+        "torch-guide": lambda: torch_perplexity(nll_as_in_the_guide),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     perplexity = {}
     for round_ in range(args.rounds + 1):
@@ -70,25 +77,41 @@ def main() -> int:
             print(f"round {round_}: {name} {time.perf_counter() - begin:.2f} s", file=sys.stderr)
     rates = {name: (len(ids) - 1) / min(taken) for name, taken in seconds.items()}
     medians = {name: (len(ids) - 1) / statistics.median(taken) for name, taken in seconds.items()}
-    ratio = rates["refquant"] / rates["torch"]
+    ratios = {name: rates["refquant"] / rates[name] for name in runs if name != "refquant"}
     if args.json:
-        print(json.dumps({"tokens_per_second": rates, "median": medians, "perplexity": perplexity, "ratio": ratio}))
+        print(json.dumps({"tokens_per_second": rates, "median": medians, "perplexity": perplexity, "ratio": ratios}))
     else:
         for name in runs:
             rate = f"{rates[name]:7.1f} scored tokens/s (median {medians[name]:.1f})"
-            print(f"{name:9}{rate}, perplexity {perplexity[name]:.4f}")
-        print(f"ratio     {ratio:7.2f}")
+            print(f"{name:12}{rate}, perplexity {perplexity[name]:.4f}")
+        print(", ".join(f"{ratio:.2f} times {name}" for name, ratio in ratios.items()))
     return 0
 
 
-def torch_nll(peer, ids, window: int, stride: int, batch: int) -> float:
+def windows_of(n_tokens: int, window: int, stride: int) -> list[tuple[int, int, int]]:
+    """Begin, first scored token, and end of every window."""
+    windows = [(0, 1, min(window, n_tokens))]
+    while (end := windows[-1][2]) < n_tokens:
+        begin = windows[-1][0] + stride
+        windows.append((begin, end, min(begin + window, n_tokens)))
+    return windows
+
+
+def nll_as_in_the_guide(peer, ids, window: int, stride: int, batch: int) -> float:
+    """Total negative log-likelihood from the model's own loss, with the context's labels masked."""
+    total = 0.0
+    for begin, first, end in windows_of(len(ids), window, stride):
+        labels = ids[None, begin:end].clone()
+        labels[:, : first - begin] = -100
+        total += peer(ids[None, begin:end], labels=labels, use_cache=False).loss.item() * (end - first)
+    return total
+
+
+def nll_of_scored_tokens(peer, ids, window: int, stride: int, batch: int) -> float:
     """Total negative log-likelihood of every token but the first, each scored once."""
     import torch
 
-    windows = [(0, 1, min(window, len(ids)))]  # begin, first scored, end
-    while (end := windows[-1][2]) < len(ids):
-        begin = windows[-1][0] + stride
-        windows.append((begin, end, min(begin + window, len(ids))))
+    windows = windows_of(len(ids), window, stride)
     total, done = 0.0, 0
     while done < len(windows):
         begin, first, end = windows[done]

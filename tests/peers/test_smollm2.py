@@ -1,4 +1,4 @@
-"""SmolLM2-135M, dequantized from its GGUF: perplexities of the first 8,192 tokens of WikiText-2, as torch measured them."""
+"""SmolLM2-135M, dequantized from its GGUF: perplexities of WikiText-2's first 8,192 tokens, as torch measured them."""
 
 import numpy as np
 import pytest
