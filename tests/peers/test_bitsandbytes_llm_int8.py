@@ -28,8 +28,8 @@ many = settings(max_examples=300, deadline=None)
 
 @st.composite
 def matrices(draw: st.DrawFn, low: int = -126, high: int = 127) -> Float32:
-    columns = draw(st.integers(1, 40))
-    return np.stack([draw(strategies.block(columns, strategies.Aim(low, high))) for _ in range(draw(st.integers(1, 5)))])
+    row = strategies.block(draw(st.integers(1, 40)), strategies.Aim(low, high))
+    return np.stack([draw(row) for _ in range(draw(st.integers(1, 5)))])
 
 
 def tensor(array: Array) -> torch.Tensor:
