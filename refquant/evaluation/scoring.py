@@ -13,7 +13,7 @@ from refquant.evaluation.corpus import Corpus, Text, Tokenizer, make_corpus
 from refquant.evaluation.windows import Window, check_windows, windows_of
 
 DEFAULT_WINDOW = 2048  # or the model's positions, where those are fewer
-BATCH_TOKENS = 4096  # fed together, unless one window alone is longer
+BATCH_TOKENS = 8192  # fed together, unless one window alone is longer
 LOGITS_BYTES = 64 << 20  # of logits at a time
 
 OnScored: TypeAlias = Callable[[int, int], None]
@@ -98,10 +98,9 @@ class Plan:
 
     @property
     def batches(self) -> list[list[Passage]]:
-        """Neighbouring windows of equal form, together up to BATCH_TOKENS fed tokens."""
-        alike = itertools.groupby(self.passages, key=lambda passage: (passage.window.fed, passage.window.scored))
+        """Neighbouring windows of equal length, together up to BATCH_TOKENS fed tokens."""
         batches = []
-        for (fed, _), group in alike:
+        for fed, group in itertools.groupby(self.passages, key=lambda passage: passage.window.fed):
             passages, size = list(group), max(1, BATCH_TOKENS // fed)
             batches += [passages[i : i + size] for i in range(0, len(passages), size)]
         return batches
@@ -160,11 +159,11 @@ def scored_logits(model: LanguageModel, plan: Plan) -> Iterator[Chunk]:
     step = max(1, LOGITS_BYTES // (4 * model.config.vocab_size))
     done = 0
     for batch in plan.batches:
-        shape = batch[0].window
         ids = np.stack([documents[d][w.begin : w.end - 1] for d, w in batch])  # (batch, fed)
-        targets = np.concatenate([documents[d][w.first : w.end] for d, w in batch])  # (batch · scored,)
-        hidden = model.hidden(ids, keep=slice(shape.fed - shape.scored, None))  # (batch, scored, hidden)
-        hidden = hidden.reshape(len(targets), -1)
+        targets = np.concatenate([documents[d][w.first : w.end] for d, w in batch])  # (scored of all,)
+        most = max(w.scored for _, w in batch)  # a document's first window scores more than those that follow it
+        kept = model.hidden(ids, keep=slice(ids.shape[1] - most, None))  # (batch, most, hidden)
+        hidden = np.concatenate([rows[most - w.scored :] for rows, (_, w) in zip(kept, batch, strict=True)])
         for begin in range(0, len(targets), step):
             some = targets[begin : begin + step]
             yield Chunk(slice(done, done + len(some)), some, model.logits(hidden[begin : begin + step]))
