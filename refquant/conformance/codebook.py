@@ -10,7 +10,7 @@ import numpy as np
 
 from refquant.arrays import Array, Float32, Float64, Shape
 from refquant.conformance.bounds import encodable_range, error_bound
-from refquant.conformance.definitions import codes, element, product, stored_code
+from refquant.conformance.definitions import codes, element, f32, product, stored_code
 from refquant.conformance.guarantees import exceptions
 from refquant.formats.base import QuantizedTensor
 from refquant.formats.codebook import FourBit, Int8Dynamic
@@ -25,7 +25,7 @@ def _four_bit_element(fmt: FourBit, parts: Mapping[str, Array], shape: Shape, in
     if fmt.double_quant:
         value = float(load_table("dynamic8")[parts["absmax"][block]])
         difference = product(value, float(parts["nested_absmax"][block // 256]))
-        absmax = _f32(float(difference) + float(parts["nested_offset"][0]))
+        absmax = f32(float(difference) + float(parts["nested_offset"][0]))
     byte = int(parts["codes"][flat // 2])
     return product(float(load_table(fmt.table)[byte & 15 if flat % 2 else byte >> 4]), absmax)
 
@@ -53,15 +53,15 @@ def _dynamic_code(fmt: Int8Dynamic, parts: Mapping[str, Array], shape: Shape, in
 def _four_bit_codes(fmt: FourBit, w: Float32) -> list[int]:
     table = [float(x) for x in load_table(fmt.table)]
     order = sorted(range(16), key=lambda code: table[code])  # stable: 0 before −0
-    midpoints = [_f32((table[a] + table[b]) / 2) for a, b in pairwise(order)]
-    least = _f32(1e-38)
+    midpoints = [f32((table[a] + table[b]) / 2) for a, b in pairwise(order)]
+    least = f32(1e-38)
 
     def encode(block: Sequence[float]) -> Callable[[float], int]:
         divisor = max(max(map(abs, block)), least)
         if len(block) < fmt.block_size:
-            return lambda x: order[bisect_left(midpoints, _f32(x / divisor))]
-        inverse = _f32(1 / divisor)
-        return lambda x: order[bisect_left(midpoints, _f32(x * inverse))]
+            return lambda x: order[bisect_left(midpoints, f32(x / divisor))]
+        inverse = f32(1 / divisor)
+        return lambda x: order[bisect_left(midpoints, f32(x * inverse))]
 
     return _by_blocks(w, fmt.block_size, encode)
 
@@ -70,12 +70,12 @@ def _four_bit_codes(fmt: FourBit, w: Float32) -> list[int]:
 def _dynamic_codes(fmt: Int8Dynamic, w: Float32) -> list[int]:
     def encode(block: Sequence[float]) -> Callable[[float], int]:
         absmax = max(map(abs, block))
-        inverse = _f32(1 / absmax) if absmax else math.inf
+        inverse = f32(1 / absmax) if absmax else math.inf
 
         def code(x: float) -> int:
-            unit = _f32(x * inverse)
+            unit = f32(x * inverse)
             unit = -1.0 if math.isnan(unit) else max(-1.0, min(1.0, unit))
-            return _code_of_bin(int(_f32(_f32(_f32(unit + 1) * 0.5 * 65535) + 0.5)))
+            return _code_of_bin(int(f32(f32(f32(unit + 1) * 0.5 * 65535) + 0.5)))
 
         return code
 
@@ -85,8 +85,8 @@ def _dynamic_codes(fmt: Int8Dynamic, w: Float32) -> list[int]:
 @cache
 def _code_of_bin(position: int) -> int:
     values = [float(x) for x in load_table("dynamic8")]
-    edge = _f32(_f32(2 * position / 65535) - 1)
-    return sum(_f32(_f32(a + b) * 0.5) < edge for a, b in pairwise(values))
+    edge = f32(f32(2 * position / 65535) - 1)
+    return sum(f32(f32(a + b) * 0.5) < edge for a, b in pairwise(values))
 
 
 def _by_blocks(w: Float32, size: int, encode: Callable[[Sequence[float]], Callable[[float], int]]) -> list[int]:
@@ -97,11 +97,6 @@ def _by_blocks(w: Float32, size: int, encode: Callable[[Sequence[float]], Callab
         code = cache(encode(block))
         found += [code(x) for x in block]
     return found
-
-
-def _f32(x: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float32(x))
 
 
 @encodable_range.register

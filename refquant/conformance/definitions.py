@@ -90,19 +90,21 @@ def _integer_group(fmt: Integer, w: list[float]) -> list[int]:
     """Steps 1 … 5 of spec/integer.md for one group."""
     if fmt.symmetric:
         top = 2 ** (fmt.bits - 1) - 1
-        step = _narrowed(_single(max(map(abs, w)) / top), fmt.scale_dtype)
-        return [max(-top, min(top, round(_single(x / step)))) % 2**fmt.bits if step else 0 for x in w]
+        step = _narrowed(f32(max(map(abs, w)) / top), fmt.scale_dtype)
+        return [max(-top, min(top, round(f32(x / step)))) % 2**fmt.bits if step else 0 for x in w]
     top = 2**fmt.bits - 1
     low, high = min(0.0, *w), max(0.0, *w)
-    step = _narrowed(_single(_single(high - low) / top), fmt.scale_dtype)
+    step = _narrowed(f32(f32(high - low) / top), fmt.scale_dtype)
     if not step:
         return [0] * len(w)
-    zero = max(0, min(top, round(_single(-low / step))))
-    return [max(0, min(top, round(_single(x / step)) + zero)) for x in w]
+    zero = max(0, min(top, round(f32(-low / step))))
+    return [max(0, min(top, round(f32(x / step)) + zero)) for x in w]
 
 
-def _single(x: float) -> float:
-    return float(np.float32(x))
+def f32(x: float) -> float:
+    """A Python float rounded to float32, ties to even; what is past the largest becomes an infinity."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(x))
 
 
 def _narrowed(x: float, dtype: str) -> float:

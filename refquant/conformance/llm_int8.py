@@ -7,7 +7,7 @@ import numpy as np
 
 from refquant.arrays import Array, Float32, Float64, Shape
 from refquant.conformance.bounds import encodable_range, error_bound, normal_range
-from refquant.conformance.definitions import codes, element, product, stored_code
+from refquant.conformance.definitions import codes, element, f32, product, stored_code
 from refquant.formats.base import QuantizedTensor
 from refquant.formats.llm_int8 import LlmInt8
 
@@ -15,7 +15,7 @@ from refquant.formats.llm_int8 import LlmInt8
 @element.register
 def _element(fmt: LlmInt8, parts: Mapping[str, Array], shape: Shape, index: Shape) -> np.float32:
     row = int(np.ravel_multi_index(index[:-1], shape[:-1])) if len(index) > 1 else 0
-    return product(float(product(float(parts["codes"][index]), float(parts["absmax"][row]))), _f32(1 / 127))
+    return product(float(product(float(parts["codes"][index]), float(parts["absmax"][row]))), f32(1 / 127))
 
 
 @stored_code.register
@@ -28,15 +28,10 @@ def _codes(fmt: LlmInt8, w: Float32) -> list[int]:
     found: list[int] = []
     for row in w.reshape(-1, w.shape[-1]):
         absmax = max((abs(float(x)) for x in row), default=0.0)
-        inverse = _f32(_f32(1 / absmax) * 127) if absmax else math.inf
-        steps = [_f32(float(x) * inverse) for x in row]
+        inverse = f32(f32(1 / absmax) * 127) if absmax else math.inf
+        steps = [f32(float(x) * inverse) for x in row]
         found += [round(step) % 256 if math.isfinite(step) else 0 for step in steps]
     return found
-
-
-def _f32(x: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float32(x))
 
 
 @normal_range.register
