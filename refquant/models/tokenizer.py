@@ -115,7 +115,11 @@ class TextStream:
             return ""
         byte = self._tokenizer._bytes.get(token)
         if byte is not None:
-            return self._end_words() + self._bytes.decode(bytes([byte]))
+            piece = self._end_words() + self._bytes.decode(bytes([byte]))
+            waiting = self._bytes.getstate()[0]
+            # Python waits for the third byte of a surrogate (ed a0 … ed bf), which is no character of UTF-8.
+            surrogate = waiting[:1] == b"\xed" and waiting[1:2] >= b"\xa0"
+            return piece + self._end_bytes() if surrogate else piece
         piece = self._end_bytes()
         self._pending.append(int(token))
         text = self._text()
