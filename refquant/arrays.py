@@ -53,3 +53,32 @@ def check_finite(array: Array, name: str, given: Array | None = None) -> None:
         f"{name}: {value} at index {index}, {array.size - np.count_nonzero(finite)} such of {array.size}; "
         f"every value must be finite in float32 (at most {np.finfo(np.float32).max:.9g}): clean the tensor first"
     )
+
+
+def as_importance(imatrix: npt.ArrayLike, shape: Shape) -> Float32:
+    """The caller's importance matrix for a tensor of this shape, as native, C-contiguous float32.
+
+    Args:
+        imatrix: floats ≥ 0 of shape (n,), or (..., n) with an own row for every matrix of the tensor.
+        shape: the tensor's, (..., n).
+
+    Raises:
+        RefquantError: another shape, or a value that is negative or not finite; names the first index.
+    """
+    given = np.asarray(imatrix)
+    allowed = list(dict.fromkeys([shape[-1:], (*shape[:-2], *shape[-1:])]))
+    if given.dtype.kind != "f" or given.shape not in allowed:
+        raise RefquantError(
+            f"imatrix of dtype {given.dtype} and shape {given.shape} given; floats of shape "
+            f"{' or '.join(map(str, allowed))} weigh the columns of a tensor of shape {shape}"
+        )
+    with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is reported below
+        importance = np.ascontiguousarray(given, np.float32)
+    bad = ~(np.isfinite(importance) & (importance >= 0))
+    if bad.any():
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+        raise RefquantError(
+            f"imatrix: {given[index]} at index {index}, {np.count_nonzero(bad)} such of {given.size}; "
+            "an importance is finite and not negative"
+        )
+    return importance

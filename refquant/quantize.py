@@ -14,7 +14,13 @@ from refquant.formats.registry import get_format
 
 
 def quantize(
-    w: npt.ArrayLike, scheme: str | Format, *, backend: str = "auto", name: str = "w", **options: object
+    w: npt.ArrayLike,
+    scheme: str | Format,
+    *,
+    backend: str = "auto",
+    name: str = "w",
+    imatrix: npt.ArrayLike | None = None,
+    **options: object,
 ) -> QuantizedTensor:
     """Quantize a tensor.
 
@@ -24,6 +30,8 @@ def quantize(
         scheme: `"int4-g128-asym"`, `"nf4-b64-dq"`, … or a Format.
         backend: "auto" (the fastest installed) or "numpy" (the reference). All give the same bits.
         name: what error messages call the tensor.
+        imatrix: ggml's importance, floats ≥ 0 of shape (n,), one a column, or (..., n) with a row for every matrix
+            of w. ggml's types take one: some demand it, and some (q8_0, f16, …) give the same bytes with any.
         **options: the format's options as keywords (`group_size=128`), over those in the scheme.
 
     Returns:
@@ -33,11 +41,12 @@ def quantize(
         UnknownNameError: no such format or option.
         NonFiniteError: NaN or infinity in w; the message names the first index.
         ScaleOverflowError: a scale that does not fit the dtype it is stored in.
-        RefquantError: w is not a float array, or has no axis.
+        RefquantError: w is not a float array, or has no axis; rows that the block size does not divide; an importance
+            matrix missing, of another shape, negative or not finite, or given to a format that takes none.
 
     Source: design of refquant; the page in spec/ of the format's family.
     """
-    return encode(w, get_format(scheme, **options), name, backend)
+    return encode(w, get_format(scheme, **options), name, backend, imatrix)
 
 
 def dequantize(

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from refquant.arrays import Array, Float32, Shape, as_weights
+from refquant.arrays import Array, Float32, Shape, as_importance, as_weights
 from refquant.errors import PartsError, RefquantError
 
 Parts: TypeAlias = dict[str, Array]
@@ -84,6 +84,14 @@ class Format(ABC):
     @abstractmethod
     def decode(self, parts: Mapping[str, Array], shape: Shape) -> Float32:
         """The float32 tensor that parts of the right dtypes and shapes mean, as the NumPy reference reads them."""
+
+    def encode_weighted(self, w: Float32, importance: Float32) -> Parts:
+        """As `encode`, with one importance ≥ 0 a column: (n,), or (..., n) for the matrices of w.
+
+        Raises:
+            RefquantError: the format takes no importance matrix.
+        """
+        raise RefquantError(f"{self}: an importance matrix given; only ggml's types take one")
 
     def linear(self, x: Float32, q: "QuantizedTensor") -> Float32:
         """A linear layer with quantized weights: x (..., tokens, n) and q (rows, n) to (..., tokens, rows).
@@ -165,12 +173,21 @@ def check_backend(backend: str, fmt: Format) -> None:
         raise RefquantError(f"{fmt}: backend {backend!r} is {known}; use 'auto' or 'numpy'")
 
 
-def encode(w: npt.ArrayLike, fmt: Format, name: str = "w", backend: str = "auto") -> QuantizedTensor:
+def encode(
+    w: npt.ArrayLike,
+    fmt: Format,
+    name: str = "w",
+    backend: str = "auto",
+    imatrix: npt.ArrayLike | None = None,
+) -> QuantizedTensor:
     """Quantize the array called `name` in messages: see `refquant.quantize`."""
     check_backend(backend, fmt)
     weights = as_weights(w, name)
     try:
-        parts = fmt.encode(weights)
+        if imatrix is None:
+            parts = fmt.encode(weights)
+        else:
+            parts = fmt.encode_weighted(weights, as_importance(imatrix, weights.shape))
     except RefquantError as error:
         raise type(error)(f"{name}: {error}") from None
     return QuantizedTensor(fmt, weights.shape, {part: parts[part] for part in fmt.parts})

@@ -42,7 +42,7 @@ def get_format(scheme: str | Format, **options: object) -> Format:
     fmt = scheme if isinstance(scheme, Format) else _parse(scheme)
     if not options:
         return fmt
-    known = [f.name for f in dataclasses.fields(fmt) if f.name != "name"]
+    known = {option.field for option in fmt.options}
     for name in options:
         if name not in known:
             raise unknown_name(f"option of {fmt.name}", name, known)

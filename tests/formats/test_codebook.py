@@ -12,7 +12,7 @@ from refquant.conformance.code_changes import midpoints, tensors
 from refquant.conformance.definitions import codes, stored_codes
 from refquant.formats import tables
 from refquant.formats.cascade_sum import cascade_sum, mean
-from refquant.formats.codebook import BLOCK_SIZES
+from refquant.formats.codebook import BLOCK_SIZES, FourBit
 from refquant.formats.tables import load_table
 
 FLOAT32_MAX = np.finfo(np.float32).max
@@ -358,7 +358,7 @@ def test_other_block_sizes_are_refused_and_the_known_ones_named(scheme):
 
 def test_another_table_is_refused():
     with pytest.raises(rq.UnknownNameError, match="unknown 4-bit table 'nf5'; did you mean 'nf4'"):
-        rq.get_format("nf4", table="nf5")
+        FourBit(64, "nf5")
 
 
 @pytest.mark.parametrize(
