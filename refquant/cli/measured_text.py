@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SEPARATOR = "<|endoftext|>"
 
 
-def add_text_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
-    """Add the options for a text and for how it is measured."""
+def add_text_arguments(parser: argparse.ArgumentParser, required: bool) -> argparse._MutuallyExclusiveGroup:
+    """Add the options for a text and for how it is measured; returns the group of what may be the source."""
     group = parser.add_argument_group("the text")
     source = group.add_mutually_exclusive_group(required=required)
     default = "" if required else " (default: the excerpt of TinyStories that comes with refquant, --per-document)"
@@ -44,17 +44,18 @@ def add_text_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
     how = parser.add_argument_group("how it is measured")
     how.add_argument(
         "--method",
-        metavar="sliding|chunked|per-document",
+        metavar="sliding|chunked|per-document|llama.cpp",
         help="sliding: overlapping windows, every token but a document's first scored once; "
         "chunked: disjoint windows, the first token of each not scored; "
-        "per-document: one window from each document's start, what lies beyond it left out "
+        "per-document: one window from each document's start, what lies beyond it left out; "
+        "llama.cpp: disjoint windows, the second half of each scored, as llama-perplexity does "
         "(default: per-document with --per-document, else sliding)",
     )
     how.add_argument(
         "--window",
         type=int,
         metavar="N",
-        help="tokens seen together (default: the model's positions, at most 2048)",
+        help="tokens seen together (default: the model's positions, at most 2048, or 512 for llama.cpp)",
     )
     how.add_argument("--stride", type=int, metavar="N", help="tokens between windows (default: half the window)")
     how.add_argument(
@@ -63,6 +64,7 @@ def add_text_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
         default="auto",
         help="BOS before each document; auto: before text where the tokenizer adds one, not before ids (default: auto)",
     )
+    return source
 
 
 def read_measured(args: argparse.Namespace) -> "Text":

@@ -1,9 +1,12 @@
 """`refquant perplexity`: how well a model predicts a text, and how far it is from its base."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refquant.cli.llama_kl import run_llama_kl
 from refquant.cli.measured_text import add_base_memory_argument, add_text_arguments, read_measured
+from refquant.errors import RefquantError
 
 if TYPE_CHECKING:
     from refquant.evaluation import Divergence, Perplexity
@@ -17,6 +20,8 @@ the ids as a SHA-256. The standard error takes tokens as independent.
 --format quantizes the model first. --base compares its predictions, token by token, with those of another model:
 Kullback-Leibler divergence, how often both find the same token likeliest, and the change of the right token's
 probability.
+
+--method llama.cpp measures as llama-perplexity does; its base files of log-probabilities are read and written too.
 """
 
 EPILOG = """\
@@ -26,6 +31,8 @@ examples:
   refquant perplexity MODEL --text stories.txt --per-document --separator '<|endoftext|>'
   refquant perplexity MODEL --ids ids.json --method chunked --window 512
   refquant perplexity MODEL --text wiki.test.txt --format int4-g128 --base MODEL
+  refquant perplexity BASE --text wiki.test.txt --method llama.cpp --save-kl-base base.kld
+  refquant perplexity MODEL --kl-base base.kld
 """
 
 
@@ -38,8 +45,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder with safetensors weights")
-    add_text_arguments(parser, required=True)
+    parser.add_argument("model", metavar="MODEL", help="a GGUF file, or a Hugging Face folder with safetensors weights")
+    source = add_text_arguments(parser, required=True)
+    source.add_argument(
+        "--kl-base",
+        type=Path,
+        metavar="FILE",
+        help="a base file of llama-perplexity: measure on its token ids by its method, and print its KL figures",
+    )
     what = parser.add_argument_group("the model")
     what.add_argument("--format", metavar="SCHEME", help="quantize the model first, say to int4-g128")
     what.add_argument(
@@ -50,6 +63,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     what.add_argument("--base", metavar="MODEL", help="compare with this model, which may be the same folder")
     add_base_memory_argument(what)
+    what.add_argument(
+        "--save-kl-base",
+        type=Path,
+        metavar="FILE",
+        help="with --method llama.cpp: keep the log-probabilities in a base file as llama-perplexity does",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
 
@@ -57,6 +76,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from refquant.cli.console import print_json, progress
+    from refquant.evaluation import write_llama_base
     from refquant.evaluation.divergence import compare_models
     from refquant.evaluation.perplexity import run_plan
     from refquant.evaluation.quantized_model import quantize_model
@@ -64,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
     from refquant.formats.registry import get_format
     from refquant.models import load_model
 
+    if args.kl_base:
+        return run_llama_kl(args)
+    if args.save_kl_base and (args.base or args.method != "llama.cpp"):
+        raise RefquantError("--save-kl-base keeps what one model predicts by --method llama.cpp; it takes no --base")
     fmt = get_format(args.format) if args.format else None
     text = read_measured(args)
     model = load_model(args.model)
@@ -86,7 +110,10 @@ def run(args: argparse.Namespace) -> int:
             bar.update(task, completed=done, total=total)
 
         base_measured: Perplexity | None
-        if base is None:
+        if args.save_kl_base:
+            base_measured, divergence = None, None
+            measured = write_llama_base(model, plan, args.save_kl_base, show)
+        elif base is None:
             base_measured, measured, divergence = None, run_plan(model, plan, show), None
         else:
             base_measured, measured, divergence = compare_models(base, model, plan, args.base_memory, show)

@@ -3,6 +3,8 @@
 from refquant.evaluation.benchmark import DEFAULT_SCHEMES, Benchmark, Row, benchmark
 from refquant.evaluation.corpus import split_documents
 from refquant.evaluation.divergence import Divergence, divergence
+from refquant.evaluation.llama_base_file import LlamaBase, read_llama_base
+from refquant.evaluation.llama_kl import LlamaKl, llama_kl, write_llama_base
 from refquant.evaluation.perplexity import Perplexity, perplexity
 from refquant.evaluation.quantized_model import Cost, quantize_model
 
@@ -12,6 +14,11 @@ __all__ = [
     "benchmark",
     "quantize_model",
     "split_documents",
+    "read_llama_base",
+    "write_llama_base",
+    "llama_kl",
+    "LlamaBase",
+    "LlamaKl",
     "Perplexity",
     "Divergence",
     "Benchmark",

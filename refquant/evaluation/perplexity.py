@@ -23,8 +23,8 @@ class Perplexity:
         nll: total negative log-likelihood in nats.
         scored_tokens: n, the tokens that count.
         tokens: the tokens of all documents, BOS included.
-        method: "sliding" (every token of a document but the first counts once), "chunked" (disjoint windows) or
-            "per-document" (one window from each document's start).
+        method: "sliding" (every token of a document but the first counts once), "chunked" (disjoint windows),
+            "per-document" (one window from each document's start) or "llama.cpp" (llama-perplexity's).
         window: tokens seen together.
         stride: tokens between the begins of neighbouring windows.
         bos: "always" or "never": whether each document starts with BOS.
@@ -65,8 +65,10 @@ def perplexity(
         text: one text or one array of token ids; or a sequence of either, each a document measured on its own.
         method: "sliding", overlapping windows that score every token of a document but the first exactly once;
             "chunked", disjoint windows whose first tokens are not scored; "per-document", one window from each
-            document's start, what lies beyond it being left out.
-        window: tokens seen together, at least 2; by default 2048, or the model's positions where those are fewer.
+            document's start, what lies beyond it being left out; "llama.cpp", disjoint whole windows whose second
+            halves are scored, BOS in place of each one's first token, as llama-perplexity does.
+        window: tokens seen together, at least 2; by default 2048 (512 for "llama.cpp"), or the model's positions
+            where those are fewer.
         stride: for "sliding", 1 … window − 1, by default half the window.
         bos: "always", "never", or "auto": text gets BOS where the tokenizer adds one, ids are taken as they are.
         limit: measure the first so many tokens alone, BOS not counted.

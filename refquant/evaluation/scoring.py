@@ -13,6 +13,7 @@ from refquant.evaluation.corpus import Corpus, Text, Tokenizer, make_corpus
 from refquant.evaluation.windows import Window, check_windows, windows_of
 
 DEFAULT_WINDOW = 2048  # or the model's positions, where those are fewer
+LLAMA_CPP_WINDOW = 512  # llama-perplexity's own default
 BATCH_TOKENS = 8192  # fed together, unless one window alone is longer
 LOGITS_BYTES = 64 << 20  # of logits at a time
 
@@ -77,15 +78,23 @@ class Plan:
 
     Attributes:
         corpus: the documents.
-        method: "sliding", "chunked" or "per-document".
+        method: "sliding", "chunked", "per-document" or "llama.cpp".
         window: tokens in a window.
         stride: tokens between the begins of neighbouring windows.
+        window_bos: the id that is fed in place of every window's first token, as llama.cpp does; None for none.
     """
 
     corpus: Corpus
     method: str
     window: int
     stride: int
+    window_bos: int | None = None
+
+    def fed_ids(self, passage: Passage) -> Int64:
+        """The ids of a window that go through the model."""
+        window = passage.window
+        ids = self.corpus.documents[passage.document][window.begin : window.end - 1]
+        return ids if self.window_bos is None else np.concatenate([[self.window_bos], ids[1:]])
 
     @property
     def passages(self) -> list[Passage]:
@@ -141,13 +150,32 @@ def make_plan(
 ) -> Plan:
     """Check everything that can be wrong before the model runs: see `refquant.perplexity` for the arguments."""
     positions = model.config.max_positions
-    window = min(positions, DEFAULT_WINDOW) if window is None else window
+    if window is None:
+        window = min(positions, LLAMA_CPP_WINDOW if method == "llama.cpp" else DEFAULT_WINDOW)
     if stride is None:
         stride = max(1, window // 2) if method == "sliding" else window
     check_windows(method, window, stride)
     if window > positions:
         raise RefquantError(f"window = {window} given; the model has {positions} positions: take a shorter window")
-    return Plan(make_corpus(text, model.tokenizer, model.config.vocab_size, bos, limit), method, window, stride)
+    corpus = make_corpus(text, model.tokenizer, model.config.vocab_size, bos, limit)
+    return plan_of(corpus, method, window, stride, model.tokenizer)
+
+
+def plan_of(corpus: Corpus, method: str, window: int, stride: int, tokenizer: Tokenizer | None) -> Plan:
+    """The plan of a corpus whose method, window and stride have been checked.
+
+    Raises:
+        RefquantError: no document is as long as one of llama.cpp's windows.
+    """
+    window_bos = tokenizer.bos_id if tokenizer and method == "llama.cpp" and corpus.bos == "always" else None
+    plan = Plan(corpus, method, window, stride, window_bos)
+    if not plan.scored_tokens:
+        longest = max(map(len, corpus.documents))
+        raise RefquantError(
+            f"window = {window} given with method {method!r}, which scores whole windows alone; the longest document "
+            f"has {longest} tokens: take a shorter window or more text"
+        )
+    return plan
 
 
 def scored_logits(model: LanguageModel, plan: Plan) -> Iterator[Chunk]:
@@ -159,7 +187,7 @@ def scored_logits(model: LanguageModel, plan: Plan) -> Iterator[Chunk]:
     step = max(1, LOGITS_BYTES // (4 * model.config.vocab_size))
     done = 0
     for batch in plan.batches:
-        ids = np.stack([documents[d][w.begin : w.end - 1] for d, w in batch])  # (batch, fed)
+        ids = np.stack([plan.fed_ids(passage) for passage in batch])  # (batch, fed)
         targets = np.concatenate([documents[d][w.first : w.end] for d, w in batch])  # (scored of all,)
         most = max(w.scored for _, w in batch)  # a document's first window scores more than those that follow it
         kept = model.hidden(ids, keep=slice(ids.shape[1] - most, None))  # (batch, most, hidden)

@@ -6,6 +6,7 @@ from typing import Any
 
 from refquant.evaluation.benchmark import Benchmark, Row
 from refquant.evaluation.divergence import Divergence
+from refquant.evaluation.llama_kl import LlamaKl
 from refquant.evaluation.perplexity import Perplexity
 
 COLUMNS = ("scheme", "bits/w", "bytes", "SQNR", "perplexity", "change", "KL mean", "top %", "s")
@@ -61,7 +62,7 @@ def document(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def record(row: Row | Perplexity | Divergence) -> dict[str, Any]:
+def record(row: Row | Perplexity | Divergence | LlamaKl) -> dict[str, Any]:
     """A record's fields as JSON values: NaN and infinities become null."""
     fields = dataclasses.asdict(row)
     return {

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from refquant.errors import RefquantError, unknown_name
 
-METHODS = ("sliding", "chunked", "per-document")
+METHODS = ("sliding", "chunked", "per-document", "llama.cpp")
 
 
 class Window(NamedTuple):
@@ -54,6 +54,12 @@ def first_window(n_tokens: int, window: int) -> list[Window]:
     return sliding_windows(min(n_tokens, window), window, 1)
 
 
+def llama_cpp_windows(n_tokens: int, window: int) -> list[Window]:
+    """llama-perplexity's: disjoint windows, all whole, of which the second half is scored but for its first token."""
+    begins = range(0, n_tokens - window + 1, window)
+    return [Window(begin, begin + window, begin + window // 2 + 1) for begin in begins]
+
+
 def windows_of(method: str, n_tokens: int, window: int, stride: int) -> list[Window]:
     """The windows of a document under a method whose numbers `check_windows` has passed."""
     match method:
@@ -61,6 +67,8 @@ def windows_of(method: str, n_tokens: int, window: int, stride: int) -> list[Win
             return sliding_windows(n_tokens, window, stride)
         case "chunked":
             return chunked_windows(n_tokens, window)
+        case "llama.cpp":
+            return llama_cpp_windows(n_tokens, window)
         case _:
             return first_window(n_tokens, window)
 
@@ -71,6 +79,11 @@ def check_windows(method: str, window: int, stride: int) -> None:
         raise unknown_name("method", method, METHODS)
     if window < 2:
         raise RefquantError(f"window = {window} given; a window holds at least 2 tokens: one seen and one scored")
+    if method == "llama.cpp" and window < 3:
+        raise RefquantError(
+            f"window = {window} given; method 'llama.cpp' scores the second half of a window but for its first token, "
+            "so a window holds at least 3"
+        )
     if method != "sliding" and stride != window:
         raise RefquantError(
             f"stride = {stride} given with window = {window} and method {method!r}, whose windows do not overlap: "
