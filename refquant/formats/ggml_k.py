@@ -15,9 +15,9 @@ def half(x: Float32) -> Array:
 
 
 def largest_of(numbers: Float32) -> Float32:
-    """The largest of each row that is above 0, else 0: (blocks, sub-blocks) to (blocks,)."""
-    largest: Float32 = np.fmax.reduce(numbers, axis=1, initial=np.float32(0))
-    return largest
+    """The largest of each row that is above 0, else +0: (blocks, sub-blocks) to (blocks,)."""
+    largest: Float32 = np.fmax.reduce(numbers, axis=1)
+    return np.where(largest > 0, largest, np.float32(0))
 
 
 def in_steps(numbers: Float32, largest: Float32, top: int) -> UInt8:

@@ -25,7 +25,7 @@ _STRUCT = np.dtype([("hmask", "u1", 32), ("qs", "u1", 64), ("scales", "u1", 12),
 
 
 def pack_scales(scales: UInt8) -> UInt8:
-    """Sixteen 6-bit numbers s in twelve bytes:
+    """Sixteen 6-bit numbers s in twelve bytes.
 
     ```
     byte j      bits 7 … 4: s[j + 8] & 15   bits 3 … 0: s[j] & 15                                         j = 0 … 7
@@ -38,7 +38,7 @@ def pack_scales(scales: UInt8) -> UInt8:
     Returns:
         uint8 (blocks, 12).
     """
-    low = in_planes((scales & 15).reshape(-1, 2, 8), 2, 4)
+    low = in_planes((scales & np.uint8(15)).reshape(-1, 2, 8), 2, 4)
     high = in_planes((scales >> np.uint8(4)).reshape(-1, 4, 4), 4, 2)
     return np.concatenate([low, high], axis=1)
 
@@ -80,7 +80,7 @@ def _encode_weighted(w: Float32, importance: Float32) -> Blocks:
 def _store_codes(blocks: Blocks, x: Float32, found: UInt8) -> None:
     codes = requantized(x, found, _stored_scales(blocks), None, -_HALF, _HALF - 1)  # (sub-blocks, 16)
     blocks["hmask"] = in_planes((codes >> np.uint8(2)).reshape(-1, 8, 32), 8, 1)
-    blocks["qs"] = in_planes((codes & 3).reshape(-1, 2, 4, 32), 4, 2).reshape(-1, 64)
+    blocks["qs"] = in_planes((codes & np.uint8(3)).reshape(-1, 2, 4, 32), 4, 2).reshape(-1, 64)
 
 
 def _stored_scales(blocks: Blocks) -> Array:

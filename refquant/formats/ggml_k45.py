@@ -26,7 +26,7 @@ _TOP_SCALE = 63
 
 
 def pack_scales(scales: UInt8, minima: UInt8) -> UInt8:
-    """Eight 6-bit scales s and eight 6-bit minima m in twelve bytes, for j = 0 … 3:
+    """Eight 6-bit scales s and eight 6-bit minima m in twelve bytes, for j = 0 … 3.
 
     ```
     byte j       bits 7 6: s[j + 4] >> 4    bits 5 … 0: s[j]
@@ -114,7 +114,7 @@ class _Width:
 
     def _store_codes(self, blocks: Blocks, x: Float32, found: UInt8) -> None:
         codes = requantized(x, found, *_stored_scales(blocks), 0, self.top)  # (sub-blocks, 32)
-        blocks["qs"] = in_planes((codes & 15).reshape(-1, 4, 2, _SIZE), 2, 4).reshape(-1, 128)
+        blocks["qs"] = in_planes((codes & np.uint8(15)).reshape(-1, 4, 2, _SIZE), 2, 4).reshape(-1, 128)
         if self.top > 15:
             blocks["qh"] = in_planes((codes >> np.uint8(4)).reshape(-1, 8, _SIZE), 8, 1)
 

@@ -42,7 +42,7 @@ def _encode_columns(x: Float32, weights: Float32) -> Blocks:
 def _store_codes(blocks: Blocks, x: Float32, found: UInt8) -> None:
     codes = requantized(x, found, sub_block_scales(blocks["d"], blocks["scales"]), None, -_HALF, _HALF - 1)
     quarters = codes.reshape(-1, 2, 4, 32)  # (blocks, halves, quarters, 32)
-    low = (quarters & 15).reshape(-1, 2, 2, 64)  # the first two quarters, and the last two
+    low = (quarters & np.uint8(15)).reshape(-1, 2, 2, 64)  # the first two quarters, and the last two
     blocks["ql"] = in_planes(low, 2, 4).reshape(-1, 128)
     blocks["qh"] = in_planes(quarters >> np.uint8(4), 4, 2).reshape(-1, 64)
 

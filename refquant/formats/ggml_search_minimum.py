@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refquant.arrays import Array, Float32, Int32, UInt8
+from refquant.arrays import Float32, Int32, UInt8
 from refquant.formats.ggml_search import ZERO_BELOW, sum_from_first, sum_positions
 from refquant.formats.rounding import nearest_int
 
@@ -19,22 +19,22 @@ _DESCENTS = 5
 
 
 class Trials(NamedTuple):
-    """The steps that a search tries: the span divided by top + first + step · k for k = 0 … count.
+    """The steps that a search tries: the span divided by top + first + step · k for k = 0 … last.
 
     Attributes:
         first: the smallest addition to the top code.
         step: from one trial to the next.
-        count: one less than there are trials.
+        last: the number of the last one, counted from 0.
     """
 
     first: float
     step: float
-    count: int
+    last: int
 
     def numerators(self, top: int) -> list[np.float32]:
         """What the span is divided into, in float32: (first + step · k) + top."""
         first, step = np.float32(self.first), np.float32(self.step)
-        return [first + step * np.float32(k) + np.float32(top) for k in range(self.count + 1)]
+        return [first + step * np.float32(k) + np.float32(top) for k in range(self.last + 1)]
 
 
 WEIGHTED_TRIALS = Trials(-0.9, 0.05, 36)  # of every type that takes an importance matrix here
@@ -183,9 +183,9 @@ def _squares(x: Float32, weights: Float32, levels: Int32, scale: Float32) -> Flo
     return sum_positions(weights * difference * difference)
 
 
-def _descend(x: Float32, weights: Float32, codes: Int32, xl: Float32, ll: Float32, top: int) -> Array:
+def _descend(x: Float32, weights: Float32, codes: Int32, xl: Float32, ll: Float32, top: int) -> bool:
     """One round over the positions, which changes codes, Σ w·x·l and Σ w·l² in place; tells whether any moved."""
-    moved = np.False_
+    moved = False
     for xi, wi, code in zip(x, weights, codes, strict=True):
         level = code.astype(np.float32)
         wx = wi * xi
@@ -200,5 +200,5 @@ def _descend(x: Float32, weights: Float32, codes: Int32, xl: Float32, ll: Float3
         np.copyto(code, new & 255, where=better)
         np.copyto(xl, xl_new, where=better)
         np.copyto(ll, ll_new, where=better)
-        moved |= better.any()
+        moved |= bool(better.any())
     return moved
