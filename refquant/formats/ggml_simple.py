@@ -9,6 +9,8 @@ import numpy as np
 
 from refquant.arrays import Array, Float32, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
+from refquant.formats.ggml_search import as_columns, symmetric_search
+from refquant.formats.ggml_search_minimum import WEIGHTED_TRIALS, minimum_search
 from refquant.formats.registry import register
 from refquant.formats.rounding import round_half_away
 
@@ -90,6 +92,31 @@ def _decode_with_minimum(blocks: Blocks) -> Float32:
     return w
 
 
+def _importance_columns(w: Float32, importance: Float32) -> Float32:
+    """importance · √(σ² + w²), with σ² the mean square of the row, laid out as the searches want it: (32, blocks)."""
+    squares = w * w  # (rows, blocks a row, 32)
+    sums = np.add.accumulate(squares.reshape(len(w), -1), axis=1)[:, -1]  # in order, not pairwise
+    squares += (sums / np.float32(w[0].size))[:, None, None]
+    np.sqrt(squares, out=squares)
+    squares *= importance
+    return as_columns(squares, 32)
+
+
+def _encode_symmetric_weighted(w: Float32, importance: Float32, struct: np.dtype[np.void], half: int) -> Blocks:
+    blocks = np.empty(w.size // 32, struct)
+    blocks["d"], codes = symmetric_search(as_columns(w, 32), _importance_columns(w, importance), half)
+    _store_codes(blocks, codes.T)
+    return blocks.reshape(w.shape[:-1])
+
+
+def _encode_with_minimum_weighted(w: Float32, importance: Float32, struct: np.dtype[np.void], top: int) -> Blocks:
+    blocks = np.empty(w.size // 32, struct)
+    weights = _importance_columns(w, importance)
+    blocks["d"], blocks["m"], codes = minimum_search(as_columns(w, 32), weights, top, WEIGHTED_TRIALS)
+    _store_codes(blocks, codes.T)
+    return blocks.reshape(w.shape[:-1])
+
+
 def _encode_q8(w: Float32, struct: np.dtype[np.void]) -> Blocks:
     blocks = np.empty(len(w), struct)
     d = np.abs(w).max(axis=1, keepdims=True) / np.float32(127)
@@ -112,6 +139,7 @@ Q4_0 = GgmlType(
     struct=Q4_0_STRUCT,
     decode=partial(_decode_symmetric, half=8),
     encode=partial(_encode_symmetric, struct=Q4_0_STRUCT, half=8),
+    encode_weighted=partial(_encode_symmetric_weighted, struct=Q4_0_STRUCT, half=8),
 )
 Q4_1 = GgmlType(
     name="q4_1",
@@ -120,6 +148,7 @@ Q4_1 = GgmlType(
     struct=Q4_1_STRUCT,
     decode=_decode_with_minimum,
     encode=partial(_encode_with_minimum, struct=Q4_1_STRUCT, top=15),
+    encode_weighted=partial(_encode_with_minimum_weighted, struct=Q4_1_STRUCT, top=15),
 )
 Q5_0 = GgmlType(
     name="q5_0",
@@ -128,6 +157,7 @@ Q5_0 = GgmlType(
     struct=Q5_0_STRUCT,
     decode=partial(_decode_symmetric, half=16),
     encode=partial(_encode_symmetric, struct=Q5_0_STRUCT, half=16),
+    encode_weighted=partial(_encode_symmetric_weighted, struct=Q5_0_STRUCT, half=16),
 )
 Q5_1 = GgmlType(
     name="q5_1",
@@ -136,6 +166,7 @@ Q5_1 = GgmlType(
     struct=Q5_1_STRUCT,
     decode=_decode_with_minimum,
     encode=partial(_encode_with_minimum, struct=Q5_1_STRUCT, top=31),
+    encode_weighted=partial(_encode_with_minimum_weighted, struct=Q5_1_STRUCT, top=31),
 )
 Q8_0 = GgmlType(
     name="q8_0",
