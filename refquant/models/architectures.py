@@ -76,12 +76,15 @@ class Architecture:
         embedding: the token embedding.
         positions: the learned position embedding, or None for rotary positions.
         final_norm: the norm before the head.
+        head: the output matrix, which never has the prefix.
         ignored: endings of names that stored buffers have, which the forward pass does not need.
         keys: config keys that differ from Llama's.
         defaults: what a config that leaves a key out means.
         norm: "rms", or "layer" with mean and bias.
         norm_offset: added to every norm's weight.
         stored_in_out: linear weights are stored (in, out) and presented transposed.
+        neighbouring_pairs: each head's rows of q and k are stored with the two of a rotated pair side by side, and
+            presented with all the pairs' first rows before their second.
         windows: which layers slide a window when the config does not list `layer_types`.
         lists_layer_types: the config may name every layer's attention in `layer_types`.
         scales_embedding: the embedding is multiplied by the square root of the hidden size.
@@ -101,12 +104,14 @@ class Architecture:
     embedding: str = "embed_tokens"
     positions: str | None = None
     final_norm: str = "norm"
+    head: str = "lm_head"
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
     keys: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     norm: Literal["rms", "layer"] = "rms"
     norm_offset: float = 0.0
     stored_in_out: bool = False
+    neighbouring_pairs: bool = False
     windows: WindowRule = "never"
     lists_layer_types: bool = False
     scales_embedding: bool = False

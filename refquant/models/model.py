@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from refquant.arrays import Float32
 from refquant.errors import RefquantError
-from refquant.models.architectures import ARCHITECTURES, not_supported
+from refquant.models.architectures import not_supported
 from refquant.models.attention import cap
 from refquant.models.cache import Cache
 from refquant.models.config import ModelConfig
@@ -29,9 +29,9 @@ class Model:
     """A language model that can be run.
 
     Attributes:
-        path: the folder that it was loaded from.
+        path: the folder or GGUF file that it was loaded from.
         config: sizes and constants.
-        tokenizer: text to ids and back; None where the folder has none.
+        tokenizer: text to ids and back; None where there is none.
         weights: every tensor that the forward pass uses, under the checkpoint's own names; linear layers are
             (out, in), also where the checkpoint stores them transposed.
         names: which tensor is which.
@@ -173,7 +173,7 @@ class Model:
 
     def _norm(self, stem: str) -> Norm:
         weight = self.weights[f"{stem}.weight"].dequantize()
-        offset = ARCHITECTURES[self.config.architecture].norm_offset
+        offset = self.names.architecture.norm_offset
         return Norm(weight + np.float32(offset) if offset else weight, self._bias(stem), self.config.norm_epsilon)
 
     def _bias(self, stem: str) -> Float32 | None:

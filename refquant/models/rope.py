@@ -168,6 +168,16 @@ class LongRope(Rope):
         return math.sqrt(1 + math.log(scale) / math.log(self.original_max_position_embeddings))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DividedRope(Rope):
+    """A divisor for each pair, at every length: what a scaling has become in a GGUF's `rope_freqs.weight`."""
+
+    divisors: tuple[float, ...]
+
+    def frequencies(self, length: int) -> Float64:
+        return self.geometric(self.rope_theta) / np.array(self.divisors, np.float64)
+
+
 ROPES: dict[str, type[Rope]] = {
     "default": DefaultRope,
     "linear": LinearRope,

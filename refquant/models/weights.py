@@ -128,7 +128,6 @@ _SHAPES: dict[str, Callable[[ModelConfig], Shape]] = {
     "down": lambda c: (c.hidden_size, c.intermediate_size),
     "mlp_post_norm": lambda c: (c.hidden_size,),
 }
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -199,12 +198,13 @@ def find_names(architecture: Architecture, config: ModelConfig, stored: Mapping[
     embedding = next((name for name in candidates if name in stored), None)
     if embedding is None:
         raise _missing(next(iter(candidates)), stored)
-    tied = HEAD not in stored
+    head = f"{architecture.head}.weight"
+    tied = head not in stored
     if config.tied and not tied:
-        if not np.array_equal(stored[HEAD].numpy(), stored[embedding].numpy()):
-            raise ModelError(f"tie_word_embeddings is true, but {HEAD} differs from {embedding}: set it to false")
+        if not np.array_equal(stored[head].numpy(), stored[embedding].numpy()):
+            raise ModelError(f"tie_word_embeddings is true, but {head} differs from {embedding}: set it to false")
         tied = True
-    return Names(architecture, config, candidates[embedding], embedding if tied else HEAD)
+    return Names(architecture, config, candidates[embedding], embedding if tied else head)
 
 
 def bind(names: Names, stored: Mapping[str, Weight]) -> dict[str, Weight]:
@@ -222,7 +222,8 @@ def bind(names: Names, stored: Mapping[str, Weight]) -> dict[str, Weight]:
         weight = Transposed(stored[name]) if name in in_out else stored[name]
         check_shape(name, weight.shape, shape)
         weights[name] = weight
-    unused = [n for n in stored if n not in weights and n != HEAD and not n.endswith(names.architecture.ignored)]
+    head, ignored = f"{names.architecture.head}.weight", names.architecture.ignored
+    unused = [n for n in stored if n not in weights and n != head and not n.endswith(ignored)]
     if unused:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         raise ModelError(

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from refquant.models.architectures import ARCHITECTURES
 from refquant.models.config import parse_config
 from refquant.models.model import Model
-from refquant.models.weights import HEAD, Dense, Names
+from refquant.models.weights import Dense, Names
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -49,7 +49,7 @@ def random_model(raw: dict[str, Any], seed: int = 0) -> Model:
     config = parse_config(raw)
     architecture = ARCHITECTURES[config.architecture]
     embedding = f"{architecture.prefix}{architecture.embedding}.weight"
-    names = Names(architecture, config, architecture.prefix, embedding if config.tied else HEAD)
+    names = Names(architecture, config, architecture.prefix, embedding if config.tied else f"{architecture.head}.weight")
     rng = np.random.default_rng(seed)
     weights = {
         name: Dense(rng.normal(1.0 if len(shape) == 1 else 0.0, 0.3, shape).astype(np.float32))
