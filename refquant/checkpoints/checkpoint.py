@@ -3,9 +3,9 @@
 import difflib
 import itertools
 import math
-import mmap
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from refquant.arrays import Array, Float32, Shape
 from refquant.checkpoints.dtypes import DTYPES
 from refquant.checkpoints.text import quoted
-from refquant.errors import CheckpointError, NonFiniteError, RefquantError, UnknownNameError
+from refquant.errors import NonFiniteError, RefquantError, UnknownNameError
 
 
 class UnknownTensorError(UnknownNameError, KeyError):
@@ -24,12 +24,12 @@ class UnknownTensorError(UnknownNameError, KeyError):
 
 
 @dataclass(frozen=True, eq=False)
-class CheckpointTensor:
+class CheckpointTensor(ABC):
     """A stored tensor; nothing is read from the file before `numpy` or `dequantize`, and then only what is looked at.
 
     Attributes:
         name: its name in the checkpoint.
-        dtype: safetensors' name of the element type ("F32", "BF16", "F8_E4M3", "I64", "BOOL", …).
+        dtype: the element type as the file's format names it ("F32", "BF16", "F8_E4M3", "I64"; of GGUF also "Q4_K", …).
         shape: as stored, in C order.
         path: the file that holds it.
     """
@@ -38,8 +38,6 @@ class CheckpointTensor:
     dtype: str
     shape: Shape
     path: Path
-    _map: mmap.mmap = field(repr=False)
-    _offset: int = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -47,36 +45,29 @@ class CheckpointTensor:
         return math.prod(self.shape)
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return self.size * DTYPES[self.dtype].stored.itemsize
 
+    @abstractmethod
     def numpy(self) -> Array:
-        """The stored elements, as a read-only view of the file.
+        """The stored elements, as a read-only view of the file where the machine's byte order is the file's.
 
         Returns:
             The native array of the tensor's shape; BF16 as uint16 codes and F8 as uint8 codes, since NumPy has no
-            such types. Nothing is copied on a little-endian machine.
+            such types; of block types the bytes of every row, uint8 (…, bytes of a row).
 
         Raises:
-            CheckpointError: a BOOL tensor with a byte that is neither 0 nor 1.
+            CheckpointError: a BOOL tensor with a byte that is neither 0 nor 1; a block type whose big-endian form
+                nobody has defined.
         """
-        stored = DTYPES[self.dtype].stored
-        array = np.ndarray(self.shape, stored, buffer=self._map, offset=self._offset)
-        if stored.kind == "b" and self.size and int(array.view(np.uint8).max()) > 1:
-            first = int(np.argmax(array.view(np.uint8).ravel() > 1))
-            raise CheckpointError(
-                f"{self.path}: tensor {quoted(self.name)}: byte {self._offset + first} of the file is "
-                f"{self._map[self._offset + first]}; a BOOL is 0 or 1"
-            )
-        return array.astype(stored.newbyteorder("="), copy=False)
 
     def dequantize(self) -> Float32:
         """The tensor as float32.
 
         Returns:
             F32: a read-only view of the file. F16, BF16 and F8: exact, in new memory; NaN and infinities stay what
-            they are. F64: each element rounded once, ties to even.
+            they are. F64: each element rounded once, ties to even. Block types: as their format decodes them.
 
         Raises:
             RefquantError: integers or booleans, which are not weights by themselves.
@@ -111,13 +102,13 @@ class Checkpoint(Mapping[str, CheckpointTensor]):
 
     Attributes:
         path: what was opened.
-        files: the safetensors files, sorted.
-        metadata: `__metadata__` of a file; of several files, see spec/safetensors.md, section 4.
+        metadata: of a safetensors file `__metadata__` (of several files, see spec/safetensors.md, section 4); of a
+            GGUF file its key-value pairs, each decoded when it is asked for.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, CheckpointTensor], metadata: Mapping[str, object]) -> None:
         self.path = path
-        self.metadata = dict(metadata)
+        self.metadata = metadata
         self._tensors = dict(tensors)
 
     @property

@@ -5,15 +5,22 @@ import os
 import pickle
 import re
 
+import numpy as np
 import pytest
 
 import refquant as rq
+from refquant.checkpoints.gguf_split_writer import write_split
+from refquant.checkpoints.gguf_writer import TensorSource, write_gguf
 from refquant.errors import CheckpointError
 from tests.checkpoints.files import floats, write
 
 INDEX = "model.safetensors.index.json"
 ESCAPES = ["", ".", "..", "../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "sub/x.safetensors"]
 ESCAPES += ["..\\x.safetensors", "C:x.safetensors", "x\0.safetensors"]
+
+
+def source(name):
+    return TensorSource(name, "F32", (2,), lambda: np.array([1, 2], np.float32))
 
 
 @pytest.fixture
@@ -99,16 +106,33 @@ class TestFolder:
         refused(sharded, "tensor 'c' is in 'model-00002-of-00002.safetensors' and in 'x.safetensors'")
 
     def test_an_empty_folder_says_what_was_looked_for(self, tmp_path):
-        refused(tmp_path, "no model.safetensors, no *.safetensors.index.json and no *.safetensors in this folder")
+        refused(
+            tmp_path, "no model.safetensors, no *.safetensors.index.json, no *.safetensors and no *.gguf in this folder"
+        )
 
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
     def test_a_folder_of_pickles_is_refused_as_such(self, tmp_path, name):
         (tmp_path / name).write_bytes(b"PK\3\4")
         refused(tmp_path, f"{name} is a pickle: loading one runs the code in it")
 
-    def test_a_folder_with_a_gguf_file_is_refused_as_such(self, tmp_path):
-        (tmp_path / "model.gguf").write_bytes(b"GGUF")
-        refused(tmp_path, "model.gguf is a GGUF file, which is not readable by this version")
+    def test_its_only_gguf_file_is_opened(self, tmp_path):
+        write_gguf(tmp_path / "any.gguf", {}, [source("a")])
+        checkpoint = rq.open(tmp_path)
+        assert (list(checkpoint), checkpoint.path) == (["a"], tmp_path)
+
+    def test_a_split_gguf_model_is_one(self, tmp_path):
+        write_split(tmp_path / "any", {}, [[source("a")], [source("b")]])
+        assert list(rq.open(tmp_path)) == ["a", "b"]
+
+    def test_several_gguf_models_are_not_guessed_between(self, tmp_path):
+        write_gguf(tmp_path / "b.gguf", {}, [source("a")])
+        write_split(tmp_path / "a", {}, [[source("a")], [source("b")]])
+        refused(tmp_path, "several GGUF models (a-00001-of-00002.gguf, b.gguf); open one by its path")
+
+    def test_safetensors_come_before_gguf(self, tmp_path):
+        write_gguf(tmp_path / "b.gguf", {}, [source("a")])
+        write(tmp_path / "any.safetensors", {"s": floats(1)})
+        assert list(rq.open(tmp_path)) == ["s"]
 
 
 class TestIndex:
@@ -226,10 +250,12 @@ class TestOtherFiles:
             (tmp_path / "weights").write_bytes(pickle.dumps({"a": 1}, protocol))
             refused(tmp_path / "weights", "a pickle")
 
-    def test_a_gguf_file_is_refused_by_name_or_content(self, tmp_path):
+    def test_a_gguf_file_is_known_by_its_name_or_its_content(self, tmp_path):
         for name, content in (("model.gguf", b""), ("model", b"GGUF\3\0\0\0")):
             (tmp_path / name).write_bytes(content)
-            refused(tmp_path / name, "a GGUF file, which is not readable by this version of refquant")
+            refused(tmp_path / name, "a GGUF file begins with" if not content else "the number of tensors")
+        write_gguf(tmp_path / "blob", {}, [source("a")])
+        assert rq.open(tmp_path / "blob")["a"].dequantize().tolist() == [1, 2]
 
     @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(99)])
     def test_any_other_file_is_refused(self, tmp_path, content):
