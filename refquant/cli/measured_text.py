@@ -11,7 +11,7 @@ import numpy as np
 from refquant.errors import RefquantError
 
 if TYPE_CHECKING:
-    from refquant.evaluation.corpus import Text
+    from refquant.models.corpus import Text
 
 SEPARATOR = "<|endoftext|>"
 

@@ -1,7 +1,7 @@
 """What a quantization costs: perplexity, divergence and the benchmark table."""
 
 from refquant.evaluation.benchmark import DEFAULT_SCHEMES, Benchmark, Row, benchmark
-from refquant.evaluation.corpus import split_documents
+from refquant.models.corpus import split_documents
 from refquant.evaluation.divergence import Divergence, divergence
 from refquant.evaluation.llama_base_file import LlamaBase, read_llama_base
 from refquant.evaluation.llama_kl import LlamaKl, llama_kl, write_llama_base

@@ -11,7 +11,7 @@ import numpy as np
 from refquant.arrays import Float32, Float64, Int64
 from refquant.errors import ModelError, RefquantError
 from refquant.evaluation import statistics
-from refquant.evaluation.corpus import Corpus
+from refquant.models.corpus import Corpus
 from refquant.evaluation.llama_base_file import LlamaBase, llama_base_writer
 from refquant.evaluation.logprobs import row_blocks, token_nll
 from refquant.evaluation.perplexity import Perplexity, perplexity_of

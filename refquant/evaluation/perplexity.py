@@ -8,7 +8,7 @@ import numpy as np
 
 from refquant.arrays import Float64
 from refquant.evaluation import statistics
-from refquant.evaluation.corpus import Text
+from refquant.models.corpus import Text
 from refquant.evaluation.logprobs import token_nll
 from refquant.evaluation.scoring import LanguageModel, OnScored, Plan, make_plan, scored_logits
 

@@ -3,13 +3,12 @@
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from refquant.arrays import Float32, Shape
 from refquant.errors import ModelError
-from refquant.formats.base import QuantizedTensor
 from refquant.models.architectures import Architecture
 from refquant.models.config import ModelConfig
 
@@ -65,6 +64,22 @@ class Transposed:
         return self.stored.dequantize().T
 
 
+@runtime_checkable
+class OwnProduct(Protocol):
+    """A weight that is not simply dequantized for a product: a quantized tensor, or one that watches its input."""
+
+    def linear(self, x: Float32) -> Float32:
+        """x of shape (..., in) to (..., out)."""
+
+
+def product(x: Float32, weight: Weight, out: Float32 | None = None) -> Float32:
+    """`x @ weight.T`, (..., in) to (..., out), in `out` unless the weight has its own product."""
+    if isinstance(weight, OwnProduct):
+        return weight.linear(x)
+    y: Float32 = np.matmul(x, weight.dequantize().T, out=out)
+    return y
+
+
 @dataclass(frozen=True)
 class Linear:
     """A linear layer; its weight is widened to float32 when used and dropped after."""
@@ -77,9 +92,8 @@ class Linear:
         return self.weight.shape[0]
 
     def __call__(self, x: Float32, out: Float32) -> Float32:
-        """x of shape (..., in) to (..., out), in `out` unless the weight's format has its own product."""
-        w = self.weight
-        y: Float32 = w.linear(x) if isinstance(w, QuantizedTensor) else np.matmul(x, w.dequantize().T, out=out)
+        """x of shape (..., in) to (..., out), in `out` unless the weight has its own product."""
+        y = product(x, self.weight, out)
         if self.bias is not None:
             y += self.bias
         return y

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from refquant.errors import ModelError, RefquantError, UnknownNameError
-from refquant.evaluation.corpus import make_corpus, split_documents
+from refquant.models.corpus import make_corpus, split_documents
 
-from .memory_model import Letters
+from tests.evaluation.memory_model import Letters
 
 LETTERS = Letters()
 
