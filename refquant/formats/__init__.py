@@ -1,6 +1,9 @@
 """The formats: the NumPy reference, a file a family."""
 
 from refquant.formats import codebook as codebook  # importing a family registers its formats
+from refquant.formats import ggml_float as ggml_float
+from refquant.formats import ggml_fp4 as ggml_fp4
 from refquant.formats import ggml_simple as ggml_simple
+from refquant.formats import ggml_ternary as ggml_ternary
 from refquant.formats import integer as integer
 from refquant.formats import llm_int8 as llm_int8
