@@ -19,6 +19,19 @@ Blocks: TypeAlias = Array  # (blocks,) of a type's struct
 _WEIGHTS_AT_ONCE = 1 << 17
 
 
+class BlockError(Exception):
+    """Raised by an encoder for a block on which ggml aborts.
+
+    Attributes:
+        block: its number among the blocks that the encoder was given.
+        reason: what is wrong with it, "its …".
+    """
+
+    def __init__(self, block: int, reason: str) -> None:
+        super().__init__(block, reason)
+        self.block, self.reason = block, reason
+
+
 @dataclass(frozen=True)
 class GgmlType:
     """One of ggml's types.
@@ -32,6 +45,7 @@ class GgmlType:
         encode: (blocks, block_size) finite float32 to (blocks,) structs; None where ggml demands an importance matrix.
         encode_weighted: (rows, blocks a row, block_size) float32 and its importance, (blocks a row, block_size), to
             (rows, blocks a row) structs; None where ggml takes an importance matrix and does not look at it.
+        scale: (blocks,) structs to the float scale of each, where it is not a field of the struct.
     """
 
     name: str
@@ -41,6 +55,7 @@ class GgmlType:
     decode: Callable[[Blocks], Float32] = field(repr=False)
     encode: Callable[[Float32], Blocks] | None = field(repr=False)
     encode_weighted: Callable[[Float32, Float32], Blocks] | None = field(default=None, repr=False)
+    scale: Callable[[Blocks], Array] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,8 @@ class GgmlFormat(Format):
             uint8 of the layout's shape.
 
         Raises:
-            RefquantError: the block size does not divide n, or the type demands an importance matrix.
+            RefquantError: the block size does not divide n, the type demands an importance matrix, or ggml aborts on
+                a block.
         """
         kind, stored = self.type, self.layout(w.shape)["blocks"]
         if kind.encode is None and importance is None:
@@ -117,7 +133,10 @@ class GgmlFormat(Format):
                 assert kind.encode is not None
                 flat = w.reshape(-1, kind.block_size)
                 for some in _slices(len(flat), kind.block_size):
-                    blocks[some] = kind.encode(flat[some])
+                    try:
+                        blocks[some] = kind.encode(flat[some])
+                    except BlockError as error:
+                        raise self._refused(error, some.start, w.shape) from None
             else:
                 self._encode_weighted(kind.encode_weighted, w, importance, blocks)
         return blocks.view(np.uint8).reshape(stored.shape)
@@ -132,9 +151,22 @@ class GgmlFormat(Format):
         matrices = w.reshape(-1, rows, n // size, size)
         out = blocks.reshape(-1, rows, n // size)
         columns = np.broadcast_to(importance, (*w.shape[:-2], n)).reshape(-1, n // size, size)
-        for matrix, weights, into in zip(matrices, columns, out, strict=True):
+        for number, (matrix, weights, into) in enumerate(zip(matrices, columns, out, strict=True)):
             for some in _slices(rows, n):
-                into[some] = encode(matrix[some], np.ascontiguousarray(weights))
+                try:
+                    into[some] = encode(matrix[some], np.ascontiguousarray(weights))
+                except BlockError as error:
+                    raise self._refused(error, (number * rows + some.start) * (n // size), w.shape) from None
+
+    def _refused(self, error: BlockError, before: int, shape: Shape) -> RefquantError:
+        """The error for a block that comes so many blocks after the tensor's first."""
+        return RefquantError(
+            f"{self.name}: the block that starts at index {self._start(before + error.block, shape)}: {error.reason}; "
+            "scale the tensor or its importance matrix"
+        )
+
+    def _start(self, block: int, shape: Shape) -> Shape:
+        return tuple(int(i) for i in np.unravel_index(block * self.type.block_size, shape))
 
     def decode(self, parts: Mapping[str, Array], shape: Shape) -> Float32:
         kind = self.type
@@ -146,14 +178,15 @@ class GgmlFormat(Format):
 
     def _checked(self, stored: UInt8, shape: Shape) -> Parts:
         blocks = stored.reshape(-1).view(self.type.struct)
-        for name in blocks.dtype.names or ():
-            scales = blocks[name]
+        named = {name: blocks[name] for name in blocks.dtype.names or ()}
+        if self.type.scale is not None:
+            named["scale"] = self.type.scale(blocks)
+        for name, scales in named.items():
             if scales.dtype.kind == "f" and not np.isfinite(scales).all():
                 bad = ~np.isfinite(scales).reshape(len(blocks), -1).all(axis=1)
-                first = int(np.argmax(bad)) * self.type.block_size
-                index = tuple(int(i) for i in np.unravel_index(first, shape))
+                start = self._start(int(np.argmax(bad)), shape)
                 raise ScaleOverflowError(
-                    f"{self.name}: the block that starts at index {index} needs a scale {name!r} beyond "
+                    f"{self.name}: the block that starts at index {start} needs a scale {name!r} beyond "
                     f"{scales.dtype.name}'s range (at most {np.finfo(scales.dtype).max:.9g}), and so do "
                     f"{np.count_nonzero(bad) - 1} others of {len(blocks)}: scale the tensor down"
                 )
