@@ -1,4 +1,4 @@
-"""ggml's types with one scale a block: q4_0 q4_1 q5_0 q5_1 q8_0 q8_1 (spec/ggml_simple.md).
+"""ggml's types with one scale a block: q1_0 q2_0 q4_0 q4_1 q5_0 q5_1 q8_0 q8_1 (spec/ggml_simple.md).
 
 With an importance matrix q4_0, q4_1, q5_0 and q5_1 are encoded by the searches of `ggml_search`.
 """
@@ -9,11 +9,13 @@ import numpy as np
 
 from refquant.arrays import Array, Float32, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
-from refquant.formats.ggml_search import as_columns, symmetric_search
+from refquant.formats.ggml_search import as_columns, sum_positions, symmetric_search
 from refquant.formats.ggml_search_minimum import WEIGHTED_TRIALS, minimum_search
 from refquant.formats.registry import register
 from refquant.formats.rounding import round_half_away
 
+Q1_0_STRUCT = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
+Q2_0_STRUCT = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 Q4_0_STRUCT = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 Q4_1_STRUCT = np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)])
 Q5_0_STRUCT = np.dtype([("d", "<f2"), ("qh", "u1", 4), ("qs", "u1", 16)])
@@ -132,6 +134,40 @@ def _decode_q8(blocks: Blocks) -> Float32:
     return blocks["qs"] * blocks["d"].astype(np.float32)[:, None]
 
 
+def _encode_q1_0(w: Float32) -> Blocks:
+    blocks = np.empty(len(w), Q1_0_STRUCT)
+    blocks["d"] = sum_positions(as_columns(np.abs(w), 128)) / np.float32(128)
+    blocks["qs"] = np.packbits(w >= 0, axis=1, bitorder="little")  # (blocks, 128) to (blocks, 16)
+    return blocks
+
+
+def _decode_q1_0(blocks: Blocks) -> Float32:
+    d = blocks["d"].astype(np.float32)[:, None]
+    return np.where(np.unpackbits(blocks["qs"], axis=1, bitorder="little").view(np.bool_), d, -d)
+
+
+def _encode_q2_0(w: Float32) -> Blocks:
+    blocks = np.empty(len(w), Q2_0_STRUCT)
+    d = np.abs(w).max(axis=1, keepdims=True)
+    r, undefined = inverse(d)
+    codes = round_half_away(w * np.where(undefined, np.float32(0), r)).astype(np.int8).view(np.uint8) + np.uint8(1)
+    codes[undefined[:, 0]] = 0
+    fours = codes.reshape(-1, 16, 4)
+    blocks["d"] = d[:, 0]
+    blocks["qs"] = fours[..., 0] | fours[..., 1] << 2 | fours[..., 2] << 4 | fours[..., 3] << 6
+    return blocks
+
+
+def _decode_q2_0(blocks: Blocks) -> Float32:
+    codes = blocks["qs"][..., None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3  # (blocks, 16, 4)
+    w = codes.reshape(-1, 64).astype(np.float32)
+    w -= np.float32(1)
+    w *= blocks["d"].astype(np.float32)[:, None]
+    return w
+
+
+Q1_0 = GgmlType(name="q1_0", type_id=41, block_size=128, struct=Q1_0_STRUCT, decode=_decode_q1_0, encode=_encode_q1_0)
+Q2_0 = GgmlType(name="q2_0", type_id=42, block_size=64, struct=Q2_0_STRUCT, decode=_decode_q2_0, encode=_encode_q2_0)
 Q4_0 = GgmlType(
     name="q4_0",
     type_id=2,
@@ -185,4 +221,4 @@ Q8_1 = GgmlType(
     encode=partial(_encode_q8, struct=Q8_1_STRUCT),
 )
 
-register(*(GgmlFormat(kind) for kind in (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1)))
+register(*(GgmlFormat(kind) for kind in (Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1)))

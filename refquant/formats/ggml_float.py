@@ -1,0 +1,55 @@
+"""The 16-bit floats f16 and bf16 as ggml's types: a block is one number (spec/ggml_float.md)."""
+
+import numpy as np
+
+from refquant.arrays import Float32
+from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
+from refquant.formats.registry import register
+
+F16_STRUCT = np.dtype([("value", "<f2")])
+BF16_STRUCT = np.dtype([("bits", "<u2")])
+
+
+def _encode_f16(w: Float32) -> Blocks:
+    blocks = np.empty(len(w), F16_STRUCT)
+    blocks["value"] = w[:, 0]
+    return blocks
+
+
+def _decode_f16(blocks: Blocks) -> Float32:
+    w: Float32 = blocks["value"].astype(np.float32)[:, None]
+    return w
+
+
+def _encode_bf16(w: Float32) -> Blocks:
+    bits = w[:, 0].view(np.uint32)
+    odd = bits >> np.uint32(16) & np.uint32(1)
+    blocks = np.empty(len(w), BF16_STRUCT)
+    blocks["bits"] = bits + (np.uint32(0x7FFF) + odd) >> np.uint32(16)  # to the nearest, ties to even
+    return blocks
+
+
+def _decode_bf16(blocks: Blocks) -> Float32:
+    bits = blocks["bits"].astype(np.uint32)[:, None]
+    bits <<= np.uint32(16)
+    return bits.view(np.float32)
+
+
+F16 = GgmlType(
+    name="f16",
+    type_id=1,
+    block_size=1,
+    struct=F16_STRUCT,
+    decode=_decode_f16,
+    encode=_encode_f16,
+)
+BF16 = GgmlType(
+    name="bf16",
+    type_id=30,
+    block_size=1,
+    struct=BF16_STRUCT,
+    decode=_decode_bf16,
+    encode=_encode_bf16,
+)
+
+register(GgmlFormat(F16), GgmlFormat(BF16))
