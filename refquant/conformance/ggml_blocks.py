@@ -21,20 +21,26 @@ def ggml_block(draw: st.DrawFn, size: int, low: int = -126, high: int = 127) -> 
     if sub == 0 or size <= sub:
         return draw(block(size, aim))
     kinds = np.stack([draw(block(sub, aim)) for _ in range(draw(st.integers(1, 3)))])  # (kinds, sub)
-    rng = np.random.default_rng(draw(st.integers(0, 255)))
+    seed, spread, sparse = draw(st.tuples(st.integers(0, 255), st.sampled_from([0, 1, 3, 10]), st.booleans()))
+    rng = np.random.default_rng(seed)
     count = size // sub
-    shift = rng.integers(-draw(st.sampled_from([0, 1, 3, 10])), 1, count)
+    shift = rng.integers(-spread, 1, count)
     numbers: Float32 = np.ldexp(kinds[rng.integers(0, len(kinds), count)], shift[:, None])  # (sub-blocks, sub)
-    numbers[rng.random(count) < draw(st.sampled_from([0.0, 0.0, 0.2]))] = 0
-    numbers[np.abs(numbers) < 2.0**low] *= np.float32(low == -126)  # below the aim: zero, unless subnormals are meant
+    if sparse:
+        numbers[rng.random(count) < 0.2] = 0
+    if low > -126:
+        numbers[np.abs(numbers) < 2.0**low] = 0
     return numbers.ravel()
 
 
 @st.composite
-def ggml_rows(draw: st.DrawFn, size: int, low: int = -126, high: int = 127, max_blocks: int = 3) -> Float32:
-    """A matrix of one to three rows of one to `max_blocks` blocks, shape (rows, n)."""
-    rows, count = draw(st.integers(1, 3)), draw(st.integers(1, max_blocks))
-    return np.stack([np.concatenate([draw(ggml_block(size, low, high)) for _ in range(count)]) for _ in range(rows)])
+def ggml_rows(draw: st.DrawFn, size: int, low: int = -126, high: int = 127) -> Float32:
+    """A matrix of one to three rows of one to three blocks, (rows, n); of its blocks one or two are distinct."""
+    rows, count, others = draw(st.tuples(st.integers(1, 3), st.integers(1, 3), st.booleans()))
+    first = draw(ggml_block(size, low, high))
+    second = draw(ggml_block(size, low, high)) if others and rows * count > 1 else first
+    matrix = np.stack([first, second, first[::-1]])[np.arange(rows * count) % 3]
+    return matrix.reshape(rows, count * size)
 
 
 @st.composite

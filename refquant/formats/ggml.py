@@ -4,6 +4,7 @@ A type is a `GgmlType` literal: its facts, and block maths over all blocks at on
 it: rows and shapes, the importance matrix, slices that stay in the cache, and scales that overflow.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -46,6 +47,7 @@ class GgmlType:
         encode_weighted: (rows, blocks a row, block_size) float32 and its importance, (blocks a row, block_size), to
             (rows, blocks a row) structs; None where ggml takes an importance matrix and does not look at it.
         scale: (blocks,) structs to the float scale of each, where it is not a field of the struct.
+        largest: the largest |w| that is not refused, where a larger one overflows without a scale that tells.
     """
 
     name: str
@@ -56,6 +58,7 @@ class GgmlType:
     encode: Callable[[Float32], Blocks] | None = field(repr=False)
     encode_weighted: Callable[[Float32, Float32], Blocks] | None = field(default=None, repr=False)
     scale: Callable[[Blocks], Array] | None = field(default=None, repr=False)
+    largest: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,11 @@ class GgmlFormat(Format):
         return {"blocks": Stored(np.dtype(np.uint8), (*shape[:-1], row))}
 
     def encode(self, w: Float32) -> Parts:
+        self._check_magnitudes(w)
         return self._checked(self.encode_bytes(w), w.shape)
 
     def encode_weighted(self, w: Float32, importance: Float32) -> Parts:
+        self._check_magnitudes(w)
         return self._checked(self.encode_bytes(w, importance), w.shape)
 
     def encode_bytes(self, w: Float32, importance: Float32 | None = None) -> UInt8:
@@ -175,6 +180,17 @@ class GgmlFormat(Format):
         for some in _slices(len(blocks), kind.block_size):
             decoded[some] = kind.decode(blocks[some])
         return decoded.reshape(shape)
+
+    def _check_magnitudes(self, w: Float32) -> None:
+        limit = self.type.largest
+        if limit == math.inf or np.abs(w).max(initial=0) <= limit:
+            return
+        beyond = np.abs(w) > limit
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(beyond)), w.shape))
+        raise ScaleOverflowError(
+            f"{self.name}: {w[index]} at index {index}, and {np.count_nonzero(beyond) - 1} others of {w.size} beyond "
+            f"what the type stores (at most {limit:.9g}): scale the tensor down"
+        )
 
     def _checked(self, stored: UInt8, shape: Shape) -> Parts:
         blocks = stored.reshape(-1).view(self.type.struct)

@@ -42,6 +42,7 @@ F16 = GgmlType(
     struct=F16_STRUCT,
     decode=_decode_f16,
     encode=_encode_f16,
+    largest=float(np.nextafter(np.float32(65520), np.float32(0))),  # what rounds to 65504
 )
 BF16 = GgmlType(
     name="bf16",
@@ -50,6 +51,7 @@ BF16 = GgmlType(
     struct=BF16_STRUCT,
     decode=_decode_bf16,
     encode=_encode_bf16,
+    largest=float(np.uint32(0x7F7F7FFF).view(np.float32)),  # what rounds to 0x7f7f
 )
 
 register(GgmlFormat(F16), GgmlFormat(BF16))

@@ -83,7 +83,6 @@ def _half_ue4m3() -> Float32:
 
 
 _HALF_UE4M3 = _half_ue4m3()
-_LARGEST_NVFP4 = 448.0 * 6
 
 
 def _ue4m3(x: Float32) -> UInt8:
@@ -126,6 +125,7 @@ NVFP4 = GgmlType(
     struct=NVFP4_STRUCT,
     decode=_decode_nvfp4,
     encode=_encode_nvfp4,
+    largest=6 * 448.0,
 )
 
 register(GgmlFormat(MXFP4), GgmlFormat(NVFP4))
