@@ -1,19 +1,16 @@
 """A Hugging Face folder's tensors as llama.cpp's converter stores them (spec/gguf_models.md, section 5)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from refquant.arrays import Array, Float32, Shape
 from refquant.checkpoints.checkpoint import Checkpoint, CheckpointTensor
-from refquant.errors import ModelError
 from refquant.floats import BF16
-from refquant.models.architectures import Architecture
-from refquant.models.config import ModelConfig
 from refquant.models.gguf_architectures import ROPE_FREQS, ROPE_LONG, ROPE_SHORT
 from refquant.models.rope import Llama3Rope, LongRope, Rope
 from refquant.models.weights import Names
@@ -65,19 +62,19 @@ class ConvertedTensor:
         return BF16.decode(array) if self.dtype == "BF16" else array.astype(np.float32, copy=False)
 
 
-def guess_type(stored: Checkpoint[CheckpointTensor]) -> str:
+def guess_type(stored: Checkpoint) -> str:
     """The converter's `auto`: BF16 or F16, whichever the first such matrix has; F16 where there is none."""
     matrices = (stored[name] for name in in_converter_s_order(stored) if len(stored[name].shape) > 1)
     return next((tensor.dtype for tensor in matrices if tensor.dtype in ("BF16", "F16")), "F16")
 
 
-def in_converter_s_order(stored: Checkpoint[CheckpointTensor]) -> list[str]:
+def in_converter_s_order(stored: Checkpoint) -> list[str]:
     """File by file, and in each by name."""
     return sorted(stored, key=lambda name: (stored[name].path.name, name))
 
 
 def converted(
-    stored: Checkpoint[CheckpointTensor], names: Names, target: Names, file_type: str, vocab_size: int | None
+    stored: Checkpoint, names: Names, target: Names, file_type: str, vocab_size: int | None
 ) -> Iterator[ConvertedTensor]:
     """Every tensor that the model has, in the converter's order.
 
@@ -88,7 +85,7 @@ def converted(
         file_type: "F32", "F16" or "BF16": how matrices are stored.
         vocab_size: rows that the token embedding is cut to; None to leave it.
     """
-    renamed, changes = _renamed(names, target), _changes(names, vocab_size)
+    renamed, changes = _renamed(names, target), _changes(names, target, vocab_size)
     gemma2 = target.architecture.name == "Gemma2ForCausalLM"  # whose head is the embedding, whatever is stored
     for name in in_converter_s_order(stored):
         if name not in renamed or (gemma2 and name == f"{names.architecture.head}.weight"):
@@ -153,18 +150,18 @@ def _renamed(names: Names, target: Names) -> dict[str, str]:
     return renamed
 
 
-def _changes(names: Names, vocab_size: int | None) -> dict[str, Change]:
+def _changes(names: Names, target: Names, vocab_size: int | None) -> dict[str, Change]:
     """What happens to the tensors that are not stored as they are."""
-    architecture, config = names.architecture, names.config
+    architecture = names.architecture
+    blocks = [names.block(layer) for layer in range(names.config.num_layers)]
     changes: dict[str, Change] = {}
     if architecture.stored_in_out:
         changes |= dict.fromkeys(names.linear, _transposed)
     if architecture.norm_offset:
-        norms = [names.final_norm, *(s for i in range(config.num_layers) for r, s in names.block(i).items() if "norm" in r)]
-        changes |= {f"{stem}.weight": _plus(architecture.norm_offset) for stem in norms}
-    if architecture.name in ("LlamaForCausalLM", "MistralForCausalLM"):
-        pairs = _neighbouring(config.head_dim)
-        blocks = [names.block(i) for i in range(config.num_layers)]
+        norms = [stem for block in blocks for role, stem in block.items() if role.endswith("norm")]
+        changes |= {f"{stem}.weight": _plus(architecture.norm_offset) for stem in (*norms, names.final_norm)}
+    if target.architecture.neighbouring_pairs:
+        pairs = _neighbouring(names.config.head_dim)
         changes |= {f"{block[role]}.{kind}": pairs for block in blocks for role in "qk" for kind in ("weight", "bias")}
     if vocab_size is not None:
         changes[names.embedding] = lambda array: array[:vocab_size]

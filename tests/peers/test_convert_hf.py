@@ -1,0 +1,89 @@
+"""Hugging Face folders in GGUF's terms against llama.cpp's converter: every tensor's bits, every key, every order."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refquant.checkpoints.gguf_split import open_gguf
+from refquant.conversion.hugging_face import as_gguf
+from tests.peers.hf_converter import convert
+from tests.peers.test_transformers import VOCAB
+from tests.peers.test_transformers import build as build_float32
+
+pytestmark = pytest.mark.peers
+
+OUTTYPES = ("f32", "f16", "bf16", "auto")
+FOLDERS: dict[str, torch.dtype] = {
+    "llama": torch.float32,
+    "llama, tied": torch.bfloat16,
+    "llama, biases": torch.float16,
+    "llama, one head a group": torch.bfloat16,
+    "llama, rope linear": torch.float32,
+    "llama, rope llama3": torch.float32,
+    "llama, rope llama3, wide ramp": torch.bfloat16,
+    "llama, rope yarn": torch.float32,
+    "llama, rope yarn, betas": torch.float32,
+    "llama, rope yarn, given factor": torch.float32,
+    "llama, rope dynamic": torch.float32,
+    "llama, rope longrope": torch.float32,
+    "mistral, sliding": torch.bfloat16,
+    "qwen2": torch.bfloat16,
+    "qwen2, sliding": torch.float32,
+    "qwen3": torch.float16,
+    "qwen3, sliding": torch.float32,
+    "gemma2": torch.bfloat16,
+    "gemma2, low caps": torch.float16,
+    "gemma3": torch.bfloat16,
+    "gemma3, scaled": torch.float16,
+    "phi3": torch.bfloat16,
+    "phi3, sliding, partial": torch.float32,
+    "phi3, longrope": torch.float16,
+    "gpt2": torch.float16,
+}
+
+
+def build(name: str, folder: Path) -> Path:
+    build_float32(name, folder).to(FOLDERS[name]).save_pretrained(folder)
+    if name.startswith("gemma3"):  # the converter cuts the embedding to as many tokens as it finds here
+        tokenizer = {"model": {"vocab": {str(i): i for i in range(VOCAB - 5)}}, "added_tokens": [{}, {}]}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if name == "gpt2":  # the converter reads n_ctx, which transformers no longer writes
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"n_ctx": config["n_positions"]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every folder, and beside it the four GGUFs of the converter."""
+    home = tmp_path_factory.mktemp("Tiny-Folders-1M")
+    made = {name: build(name, home / name.replace(", ", "-").replace(" ", "-")) for name in FOLDERS}
+    convert([(path, kind, path / f"{kind}.gguf") for path in made.values() for kind in OUTTYPES])
+    return made
+
+
+@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_tensors_are_those_of_the_converter_to_the_bit(name: str, outtype: str, folders: dict[str, Path]) -> None:
+    theirs, ours = open_gguf(folders[name] / f"{outtype}.gguf"), as_gguf(folders[name], outtype)
+    assert [(t.name, t.dtype, t.shape) for t in ours.tensors.values()] == [
+        (t.name, t.dtype, t.shape) for t in theirs.tensors.values()
+    ]
+    for tensor in theirs.tensors.values():
+        np.testing.assert_array_equal(ours.tensors[tensor.name].numpy().view(np.uint8), tensor.numpy().view(np.uint8))
+
+
+@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_metadata_is_that_of_the_converter_with_its_types_and_its_order(
+    name: str, outtype: str, folders: dict[str, Path]
+) -> None:
+    theirs, ours = open_gguf(folders[name] / f"{outtype}.gguf"), as_gguf(folders[name], outtype)
+    expected = theirs.typed_metadata
+    assert list(ours.typed_metadata) == list(expected)
+    for key, value in ours.typed_metadata.items():
+        stored = np.float32(value.value).item() if value.type_name == "f32" else value.value
+        assert (key, value.type_name, stored) == (key, expected[key].type_name, expected[key].value)
