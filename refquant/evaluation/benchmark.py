@@ -8,13 +8,13 @@ from typing import TypeAlias
 from refquant.arrays import Float32
 from refquant.errors import RefquantError
 from refquant.evaluation.base_logprobs import DEFAULT_MEMORY, logprob_store
-from refquant.models.corpus import Text
 from refquant.evaluation.divergence import Divergence, run_base, run_beside
 from refquant.evaluation.perplexity import Perplexity
 from refquant.evaluation.quantized_model import Cost, cost_as_stored, quantize_model
 from refquant.evaluation.scoring import OnScored, Plan, make_plan
 from refquant.formats.base import Format
 from refquant.formats.registry import get_format
+from refquant.models.corpus import Text
 from refquant.models.model import Model
 
 BASE = "base"

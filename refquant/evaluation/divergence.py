@@ -12,10 +12,10 @@ from refquant.arrays import Float32, Float64, Int64
 from refquant.errors import ModelError
 from refquant.evaluation import statistics
 from refquant.evaluation.base_logprobs import DEFAULT_MEMORY, logprob_store
-from refquant.models.corpus import Text
 from refquant.evaluation.logprobs import log_softmax, row_blocks
 from refquant.evaluation.perplexity import Perplexity, perplexity_of
 from refquant.evaluation.scoring import LanguageModel, OnScored, Plan, make_plan, scored_logits
+from refquant.models.corpus import Text
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ It holds the token ids too: whoever reads it measures the same text.
 
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from refquant.arrays import Array, Float32, Int64
+from refquant.checkpoints.atomic import replacing
 from refquant.errors import CheckpointError
 from refquant.formats.rounding import nearest_int
 
@@ -120,12 +120,5 @@ class LlamaBaseWriter:
 @contextmanager
 def llama_base_writer(path: Path, window: int, vocab_size: int, ids: Int64) -> Iterator[LlamaBaseWriter]:
     """A writer of the base file of these ids, int64 (chunks · window,); the file appears whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            yield LlamaBaseWriter(file, window, vocab_size, ids)  # type: ignore[arg-type]  # a BinaryIO in all but name
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(path)
+    with replacing(path) as file:
+        yield LlamaBaseWriter(file, window, vocab_size, ids)

@@ -11,11 +11,11 @@ import numpy as np
 from refquant.arrays import Float32, Float64, Int64
 from refquant.errors import ModelError, RefquantError
 from refquant.evaluation import statistics
-from refquant.models.corpus import Corpus
 from refquant.evaluation.llama_base_file import LlamaBase, llama_base_writer
 from refquant.evaluation.logprobs import row_blocks, token_nll
 from refquant.evaluation.perplexity import Perplexity, perplexity_of
 from refquant.evaluation.scoring import LanguageModel, OnScored, Plan, plan_of, scored_logits
+from refquant.models.corpus import Corpus
 
 FRACTIONS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.01, 0.001, 0.0)
 _LEAST = np.float32(-16)  # what the base finds less likely than exp(−16) does not count

@@ -8,9 +8,9 @@ import numpy as np
 
 from refquant.arrays import Float64
 from refquant.evaluation import statistics
-from refquant.models.corpus import Text
 from refquant.evaluation.logprobs import token_nll
 from refquant.evaluation.scoring import LanguageModel, OnScored, Plan, make_plan, scored_logits
+from refquant.models.corpus import Text
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 
 from refquant.arrays import Float32, Float64, Int64
 from refquant.errors import NonFiniteError, RefquantError
-from refquant.models.corpus import Corpus, Text, Tokenizer, make_corpus
 from refquant.evaluation.windows import Window, check_windows, windows_of
+from refquant.models.corpus import Corpus, Text, Tokenizer, make_corpus
 
 DEFAULT_WINDOW = 2048  # or the model's positions, where those are fewer
 LLAMA_CPP_WINDOW = 512  # llama-perplexity's own default
