@@ -23,6 +23,7 @@ from refquant.quantize import Error, dequantize, error, quantize
 
 if TYPE_CHECKING:
     from refquant.checkpoints import open  # noqa: A004  # the design's public name
+    from refquant.conversion import convert
     from refquant.evaluation import benchmark, divergence, perplexity
     from refquant.formats.llm_int8 import llm_int8_matmul
     from refquant.models import load_model
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "open": "refquant.checkpoints",
+    "convert": "refquant.conversion",
     "load_model": "refquant.models",
     "perplexity": "refquant.evaluation",
     "divergence": "refquant.evaluation",
@@ -53,6 +55,7 @@ __all__ = [
     "error",
     "llm_int8_matmul",
     "open",
+    "convert",
     "load_model",
     "perplexity",
     "divergence",

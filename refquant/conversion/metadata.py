@@ -52,14 +52,16 @@ _GUESSES: Final = {
 
 @dataclass(frozen=True)
 class ImatrixSource:
-    """An importance matrix, and the file it came from, whose name the output mentions."""
+    """An importance matrix, and the file it came from, whose name the output mentions; no name, no mention."""
 
     imatrix: Imatrix
-    file: str
+    file: str = ""
 
     def overrides(self) -> tuple[Override, ...]:
         """The values that tell of it; texts are cut to what llama-quantize keeps of them."""
-        values = [Override("quantize.imatrix.file", gguf_values.string(_cut(self.file)))]
+        values = []
+        if self.file:
+            values.append(Override("quantize.imatrix.file", gguf_values.string(_cut(self.file))))
         if self.imatrix.datasets:
             values.append(Override("quantize.imatrix.dataset", gguf_values.string(_cut(self.imatrix.datasets[0]))))
         values.append(Override("quantize.imatrix.entries_count", gguf_values.u32(len(self.imatrix.entries))))
