@@ -9,7 +9,7 @@ import numpy as np
 
 from refquant.arrays import Array
 from refquant.checkpoints.gguf_metadata import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_KEY, is_power_of_two
-from refquant.checkpoints.gguf_values import NUMBERS, Value, ValueType, encoded
+from refquant.checkpoints.gguf_values import NUMBERS, STRUCT_CODES, Value, ValueType, encoded
 from refquant.checkpoints.text import quoted
 from refquant.errors import RefquantError
 
@@ -87,12 +87,11 @@ def _encode_string(kind: ValueType, text: object, refuse: Callable[[str], NoRetu
 
 
 def _encode_number(kind: ValueType, number: object, refuse: Callable[[str], NoReturn]) -> bytes:
-    stored = NUMBERS[kind]
-    layout = struct.Struct(f"<{stored.char}")
+    layout = struct.Struct(f"<{STRUCT_CODES[kind]}")
     if (kind is ValueType.BOOL) != isinstance(number, bool | np.bool_):
         refuse(f"{number!r} given")
     try:
-        if stored.kind == "f":
+        if NUMBERS[kind].kind == "f":
             return layout.pack(float(number))  # type: ignore[arg-type]
         return layout.pack(bool(number) if kind is ValueType.BOOL else operator.index(number))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, struct.error):

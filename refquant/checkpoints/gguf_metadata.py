@@ -8,7 +8,7 @@ import numpy as np
 
 from refquant.arrays import Array
 from refquant.checkpoints.gguf_cursor import Cursor
-from refquant.checkpoints.gguf_values import NUMBERS, StringArray, Value, ValueType, decoded
+from refquant.checkpoints.gguf_values import NUMBERS, STRUCT_CODES, StringArray, Value, ValueType, decoded
 from refquant.checkpoints.text import quoted
 
 MAX_KEY: Final = (1 << 16) - 1
@@ -84,7 +84,7 @@ class Metadata(Mapping[str, object]):
             return decoded(buffer[stored.start : stored.start + stored.size])
         if stored.type is ValueType.BOOL:
             return buffer[stored.start] != 0
-        value: int | float = self._cursor.layout(NUMBERS[stored.type].char).unpack_from(buffer, stored.start)[0]
+        value: int | float = self._cursor.layout(STRUCT_CODES[stored.type]).unpack_from(buffer, stored.start)[0]
         return value
 
     def _numbers(self, stored: Stored) -> Array:

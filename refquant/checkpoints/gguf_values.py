@@ -34,18 +34,23 @@ class ValueType(IntEnum):
     F64 = 12
 
 
+# How the `struct` module calls the numbers, with standard sizes.
+STRUCT_CODES: Final = {
+    ValueType.U8: "B",
+    ValueType.I8: "b",
+    ValueType.U16: "H",
+    ValueType.I16: "h",
+    ValueType.U32: "I",
+    ValueType.I32: "i",
+    ValueType.F32: "f",
+    ValueType.BOOL: "?",
+    ValueType.U64: "Q",
+    ValueType.I64: "q",
+    ValueType.F64: "d",
+}
+
 NUMBERS: Final[dict[ValueType, np.dtype[np.generic]]] = {
-    ValueType.U8: np.dtype("u1"),
-    ValueType.I8: np.dtype("i1"),
-    ValueType.U16: np.dtype("<u2"),
-    ValueType.I16: np.dtype("<i2"),
-    ValueType.U32: np.dtype("<u4"),
-    ValueType.I32: np.dtype("<i4"),
-    ValueType.F32: np.dtype("<f4"),
-    ValueType.BOOL: np.dtype("?"),
-    ValueType.U64: np.dtype("<u8"),
-    ValueType.I64: np.dtype("<i8"),
-    ValueType.F64: np.dtype("<f8"),
+    kind: np.dtype(f"<{code}") for kind, code in STRUCT_CODES.items()
 }
 
 
