@@ -1,8 +1,10 @@
-"""Text to token ids and back, as tokenizer.json says: the `tokenizers` library with the folder's special tokens."""
+"""Text to token ids and back: what every tokenizer offers, and tokenizer.json through the `tokenizers` library."""
 
+from abc import ABC, abstractmethod
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TypeVar
@@ -21,15 +23,14 @@ _UNFINISHED = "\ufffd"  # what bytes that are no character decode to
 
 
 @dataclass(frozen=True, eq=False)
-class Tokenizer:
+class Tokenizer(ABC):
     """A tokenizer.
 
     Attributes:
         vocab_size: tokens that it knows, added ones too. A model's embedding may have more rows.
         bos_id: the token that a text begins with; None where there is none.
         eos_ids: the tokens that end a text.
-        adds_bos: whether a text is meant to begin with BOS, as tokenizer_config.json says (`add_bos_token`) or else as
-            the post-processor of tokenizer.json does.
+        adds_bos: whether a text is meant to begin with BOS.
         special_tokens: the special tokens by role (`bos_token`, `eos_token`, …), as chat templates name them.
         chat_template: the Jinja template of a conversation; None where there is none.
     """
@@ -40,15 +41,12 @@ class Tokenizer:
     adds_bos: bool
     special_tokens: Mapping[str, str]
     chat_template: str | None
-    _library: tokenizers.Tokenizer = field(repr=False)
-    _silent: frozenset[int] = field(repr=False)  # ids that have no text of their own
-    _bytes: Mapping[int, int] = field(repr=False)  # tokens that stand for one byte each, where the decoder has such
 
+    @abstractmethod
     def encode(self, text: str) -> Ids:
         """The token ids of a text; no BOS is put before it.
 
-        Special tokens that tokenizer.json declares and the text spells out become their ids, as in transformers: this
-        is how a rendered chat template is read.
+        Special tokens that the text spells out become their ids: this is how a rendered chat template is read.
 
         Args:
             text: any text; an empty one gives no ids.
@@ -60,19 +58,17 @@ class Tokenizer:
             RefquantError: the text is not Unicode (it holds half a surrogate pair), or has no encoding in this
                 vocabulary.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RefquantError(
-                f"text to tokenize: {error.reason} at character {error.start}; decode it first"
-            ) from None
-        return np.asarray(self._library.encode(text, add_special_tokens=False).ids, np.int64)
+
+    @abstractmethod
+    def encode_literal(self, text: str) -> Ids:
+        """The token ids of a text as `encode` gives them, but what spells a special token is text like any other."""
 
     def encode_prompt(self, text: str) -> Ids:
         """The token ids of a text as the model expects its input: BOS first, where `adds_bos`."""
         ids = self.encode(text)
         return np.concatenate([[self.bos_id], ids]).astype(np.int64) if self.adds_bos else ids
 
+    @abstractmethod
     def decode(self, ids: Iterable[int] | Ids) -> str:
         """The text of token ids.
 
@@ -82,45 +78,126 @@ class Tokenizer:
         Raises:
             RefquantError: an id below zero or beyond 32 bits.
         """
-        kept = [int(i) for i in ids if int(i) not in self._silent]
-        if any(not 0 <= i < 2**32 for i in kept):
-            raise RefquantError(f"token id {next(i for i in kept if not 0 <= i < 2**32)}; an id is 0 … 2^32 − 1")
-        return str(self._library.decode(kept, skip_special_tokens=True))
 
+    @abstractmethod
     def stream(self, context: Iterable[int] = ()) -> "TextStream":
         """A decoder for ids that come one at a time after the ids of `context`."""
-        return TextStream(self, continues=any(int(i) not in self._silent for i in context))
 
 
-class TextStream:
+class TextStream(ABC):
     """Text from token ids that come one at a time, never half a character.
 
-    The pieces and the last `flush` together are `decode` of all the ids, as far as these are valid UTF-8. Ids are
-    decoded behind a word that is cut off again, so that a decoder that drops the first space does not drop the space
-    between two pieces.
+    The pieces and the last `flush` together are `decode` of all the ids, as far as these are valid UTF-8.
     """
 
-    def __init__(self, tokenizer: Tokenizer, continues: bool) -> None:
+    @abstractmethod
+    def push(self, token: int) -> str:
+        """The text that is certain once this id has come."""
+
+    @abstractmethod
+    def flush(self) -> str:
+        """What was held back: U+FFFD for the start of a character that never ended."""
+
+
+class ByteDecoder:
+    """UTF-8 that comes in pieces, with U+FFFD for what is none."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def push(self, raw: bytes) -> str:
+        """The characters that are certain once these bytes have come."""
+        text = self._decoder.decode(raw)
+        waiting = self._decoder.getstate()[0]
+        # Python waits for the third byte of a surrogate (ed a0 … ed bf), which is no character of UTF-8.
+        surrogate = waiting[:1] == b"\xed" and waiting[1:2] >= b"\xa0"
+        return text + self.flush() if surrogate else text
+
+    def flush(self) -> str:
+        """U+FFFD for the start of a character that never ended."""
+        return self._decoder.decode(b"", final=True)
+
+
+def checked_text(text: str) -> str:
+    """The text, which must be Unicode.
+
+    Raises:
+        RefquantError: it holds half a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefquantError(f"text to tokenize: {error.reason} at character {error.start}; decode it first") from None
+    return text
+
+
+def checked_ids(ids: Iterable[int]) -> list[int]:
+    """The ids as Python's integers.
+
+    Raises:
+        RefquantError: an id below zero or beyond 32 bits.
+    """
+    checked = [int(i) for i in ids]
+    for i in checked:
+        if not 0 <= i < 2**32:
+            raise RefquantError(f"token id {i}; an id is 0 … 2^32 − 1")
+    return checked
+
+
+@dataclass(frozen=True, eq=False)
+class LibraryTokenizer(Tokenizer):
+    """The tokenizer of a Hugging Face folder.
+
+    `adds_bos` is what tokenizer_config.json says (`add_bos_token`), or else what tokenizer.json's post-processor does.
+    """
+
+    _library: tokenizers.Tokenizer = field(repr=False)
+    _silent: frozenset[int] = field(repr=False)  # ids that have no text of their own
+    _bytes: Mapping[int, int] = field(repr=False)  # tokens that stand for one byte each, where the decoder has such
+
+    def encode(self, text: str) -> Ids:
+        return np.asarray(self._library.encode(checked_text(text), add_special_tokens=False).ids, np.int64)
+
+    def encode_literal(self, text: str) -> Ids:
+        return np.asarray(self._literal.encode(checked_text(text), add_special_tokens=False).ids, np.int64)
+
+    def decode(self, ids: Iterable[int] | Ids) -> str:
+        kept = checked_ids(i for i in ids if int(i) not in self._silent)
+        return str(self._library.decode(kept, skip_special_tokens=True))
+
+    def stream(self, context: Iterable[int] = ()) -> TextStream:
+        return _LibraryStream(self, continues=any(int(i) not in self._silent for i in context))
+
+    @cached_property
+    def _literal(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer with special tokens taken as text."""
+        library = tokenizers.Tokenizer.from_str(self._library.to_str())
+        library.encode_special_tokens = True
+        return library
+
+
+class _LibraryStream(TextStream):
+    """Ids are decoded behind a word that is cut off again.
+
+    So a decoder that drops the first space does not drop the space between two pieces.
+    """
+
+    def __init__(self, tokenizer: LibraryTokenizer, continues: bool) -> None:
         self._tokenizer = tokenizer
         self._lead: list[int] = []  # what stands before the pending ids when they are decoded
         self._pending: list[int] = []  # ids since the text was last at the end of a character
         self._shown = 0  # characters of the pending text that are out
-        self._bytes = getincrementaldecoder("utf-8")("replace")  # for tokens that are one byte
+        self._bytes = ByteDecoder()  # for tokens that are one byte
         if continues:
             self._continue()
 
     def push(self, token: int) -> str:
-        """The text that is certain once this id has come."""
         if token in self._tokenizer._silent:
             return ""
         byte = self._tokenizer._bytes.get(token)
         if byte is not None:
-            piece = self._end_words() + self._bytes.decode(bytes([byte]))
-            waiting = self._bytes.getstate()[0]
-            # Python waits for the third byte of a surrogate (ed a0 … ed bf), which is no character of UTF-8.
-            surrogate = waiting[:1] == b"\xed" and waiting[1:2] >= b"\xa0"
-            return piece + self._end_bytes() if surrogate else piece
-        piece = self._end_bytes()
+            return self._end_words() + self._bytes.push(bytes([byte]))
+        piece = self._bytes.flush()
         self._pending.append(int(token))
         text = self._text()
         if not text.endswith(_UNFINISHED):
@@ -133,11 +210,7 @@ class TextStream:
         return piece
 
     def flush(self) -> str:
-        """What was held back: U+FFFD for the start of a character that never ended."""
-        return self._end_words() + self._end_bytes()
-
-    def _end_bytes(self) -> str:
-        return self._bytes.decode(b"", final=True)
+        return self._end_words() + self._bytes.flush()
 
     def _end_words(self) -> str:
         piece = self._text()[self._shown :]
@@ -153,7 +226,7 @@ class TextStream:
         return self._tokenizer.decode(self._lead + self._pending)[len(lead) :]
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> LibraryTokenizer:
     """The tokenizer of a Hugging Face folder.
 
     Raises:
@@ -174,7 +247,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     bos = _bos_id(settings, library, path)
     eos = settings.eos_ids | _special_ids(settings, "eos_token", library, path)
     declared = frozenset(i for i, token in library.get_added_tokens_decoder().items() if token.special)
-    return Tokenizer(
+    return LibraryTokenizer(
         vocab_size=library.get_vocab_size(with_added_tokens=True),
         bos_id=bos,
         eos_ids=eos,
