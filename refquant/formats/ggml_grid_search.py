@@ -58,8 +58,7 @@ class GridSearch:
         self._grid, self._x, self._weights = grid, x, weights
         self._weighted = weights * x
         self._odd = 2 * grid.points.T.astype(np.float32) + 1  # (width, size)
-        self._x_of_groups = self._by_group(x)
-        self._roots_of_groups = self._by_group(np.sqrt(weights))
+        self._groups = np.concatenate([self._by_group(x), self._by_group(np.sqrt(weights))], axis=1)
 
     def best_of(self, targets: Float32, span: Float32, scale: Float32) -> Choice:
         """The step whose best scale explains most of Σ w·x²; the first of equal ones.
@@ -107,11 +106,7 @@ class GridSearch:
         on_grid = index >= 0
         off = np.flatnonzero(~on_grid if wanted is None else ~on_grid & wanted)
         index.reshape(-1)[off] = nearest_neighbours(
-            grid,
-            key.reshape(-1)[off],
-            self._x_of_groups[:, off],
-            self._roots_of_groups[:, off],
-            scale[off % columns],
+            grid, key.reshape(-1).take(off), self._groups.take(off, axis=0), scale.take(off % columns)
         )
         return index, on_grid
 
@@ -121,9 +116,9 @@ class GridSearch:
         return sum_positions(self._weighted * q), sum_positions(self._weights * q * q)
 
     def _by_group(self, positions: Float32) -> Float32:
-        """(positions, columns) to (width, groups · columns)."""
+        """(positions, columns) to (groups · columns, width)."""
         width, columns = self._grid.width, positions.shape[1]
-        return positions.reshape(-1, width, columns).swapaxes(0, 1).reshape(width, -1)
+        return positions.reshape(-1, width, columns).swapaxes(1, 2).reshape(-1, width)
 
 
 def _lattice_codes(x: Float32, inverse: Float32, levels: int) -> Int32:

@@ -57,12 +57,12 @@ def encode_iq2_xxs(w: Float32, importance: Float32) -> Blocks:
     search = GridSearch(grid("iq2_xxs"), x, weights)
     choice = search.best_of(_FIRST_TARGETS, np.where(empty, _ONE, span), first)
     choice = search.refined(choice, np.broadcast_to(choice.scale > 0, choice.index.shape))
-    scale, index, signs = settled(choice, signs, empty)
-    d, codes = four_bit_scales(scale.reshape(8, -1), _ONE)
+    scale, index, signs = settled(choice, signs, empty, len(w))
+    d, codes = four_bit_scales(scale, _ONE)
     words = np.empty((len(w), 8, 2), "<u4")
     words[..., 0] = by_block(index, len(w)).astype(np.uint8).view("<u4")
     words[..., 1] = pack_even_signs(signs, codes)
-    words[scale.reshape(8, -1).max(axis=0) == 0] = 0
+    words[scale.max(axis=0) == 0] = 0
     stored = np.empty(len(w), IQ2_XXS)
     stored["d"] = d
     stored["qs"] = words.reshape(len(w), -1).view("<u2")
@@ -83,12 +83,12 @@ def encode_iq2_xs(w: Float32, importance: Float32) -> Blocks:
     weights = as_sub_blocks(weighted_by(importance, w, sum_of_squares(w) / _BLOCK), 16)
     x, signs = split_even_signs(as_sub_blocks(w, 16), weights)
     empty = x.max(axis=0) < _EMPTY
-    scale, index, signs = settled(_from_peak("iq2_xs", x, weights, empty), signs, empty)
-    d, codes = four_bit_scales(scale.reshape(16, -1), _ONE)
+    scale, index, signs = settled(_from_peak("iq2_xs", x, weights, empty), signs, empty, len(w))
+    d, codes = four_bit_scales(scale, _ONE)
     stored = np.empty(len(w), IQ2_XS)
     stored["d"] = d
     stored["qs"] = by_block(index | (signs & np.uint8(127)).astype(np.intp) << 9, len(w))
-    stored["qs"][scale.reshape(16, -1).max(axis=0) == 0] = 0
+    stored["qs"][scale.max(axis=0) == 0] = 0
     stored["scales"] = nibble_pairs(codes)
     return stored.reshape(rows)
 
@@ -114,8 +114,8 @@ def encode_weighted_iq2_s(w: Float32, importance: Float32) -> Blocks:
 def _encode_iq2_s(w: Float32, weights: Float32) -> Blocks:
     x, signs = split_signs(as_sub_blocks(w, 16))
     empty = x.max(axis=0) < _EMPTY_S
-    scale, index, signs = settled(_from_peak("iq2_s", x, as_sub_blocks(weights, 16), empty), signs, empty)
-    d, codes = four_bit_scales(scale.reshape(16, -1), _FUDGE_S)
+    scale, index, signs = settled(_from_peak("iq2_s", x, as_sub_blocks(weights, 16), empty), signs, empty, len(w))
+    d, codes = four_bit_scales(scale, _FUDGE_S)
     index = by_block(index, len(w))  # (blocks, 32)
     stored = np.empty(len(w), IQ2_S)
     stored["d"] = d

@@ -61,14 +61,14 @@ def _encode_iq3_xxs(w: Float32, weights: Float32) -> Blocks:
     search = GridSearch(grid("iq3_xxs"), x, weights)
     choice = search.best_of(_TARGETS_XXS, peak, peak / _PEAK)
     choice = search.refined(choice, ~choice.on_grid & (choice.scale > 0))
-    scale, index, signs = settled(choice, signs, empty)
-    d, codes = four_bit_scales(scale.reshape(8, -1), _FUDGE_XXS)
+    scale, index, signs = settled(choice, signs, empty, len(w))
+    d, codes = four_bit_scales(scale, _FUDGE_XXS)
     stored = np.empty(len(w), IQ3_XXS)
     stored["d"] = d
     stored["qs"][:, :64] = by_block(index, len(w))
     words = np.ascontiguousarray(pack_even_signs(signs, codes), "<u4")
     stored["qs"][:, 64:] = words.view(np.uint8)
-    stored["qs"][scale.reshape(8, -1).max(axis=0) == 0] = 0
+    stored["qs"][scale.max(axis=0) == 0] = 0
     return stored
 
 
@@ -97,8 +97,8 @@ def _encode_iq3_s(w: Float32, weights: Float32) -> Blocks:
     choice = search.best_of(_TARGETS_S, peak, peak / _PEAK)
     again = (choice.scale > 0) & ~(choice.on_grid.all(axis=0) & choice.explained)
     choice = search.refined(choice, np.broadcast_to(again, choice.index.shape))
-    scale, index, signs = settled(choice, signs, empty)
-    d, codes = four_bit_scales(scale.reshape(8, -1), _FUDGE_S)
+    scale, index, signs = settled(choice, signs, empty, len(w))
+    d, codes = four_bit_scales(scale, _FUDGE_S)
     index = by_block(index, len(w))  # (blocks, 64)
     stored = np.empty(len(w), IQ3_S)
     stored["d"] = d

@@ -3,10 +3,13 @@
 While they are encoded, sub-blocks are columns: column k · blocks + b is sub-block k of block b.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from refquant.arrays import Array, Float32, UInt8
+from refquant.formats.ggml import BlockError
 from refquant.formats.ggml_grid import GridName, Indices, grid_points
 from refquant.formats.ggml_grid_search import Choice
 from refquant.formats.ggml_search import as_columns, sum_positions
@@ -20,7 +23,14 @@ _SEVENS = np.array([0, 7, 14, 21], np.uint32)
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
-_NAN = np.float32(np.nan)
+
+
+class Settled(NamedTuple):
+    """What is stored of sub-blocks: scales (sub-blocks, blocks), and by column the grid points and signs of groups."""
+
+    scale: Float32
+    points: Indices
+    signs: UInt8
 
 
 def of_all_rows(w: Float32, importance: Float32) -> tuple[Float32, Float32]:
@@ -54,15 +64,20 @@ def by_block(groups: Array, blocks: int) -> Array:
     return groups.reshape(len(groups), -1, blocks).transpose(2, 1, 0).reshape(blocks, -1)
 
 
-def settled(choice: Choice, signs: UInt8, empty: npt.NDArray[np.bool_]) -> tuple[Float32, Indices, UInt8]:
+def settled(choice: Choice, signs: UInt8, empty: npt.NDArray[np.bool_], blocks: int) -> Settled:
     """Scales, grid indices and signs as they are stored.
 
-    A negative scale is made positive, and its signs are changed. An empty sub-block has zeros throughout. The scale
-    of one that is lost is NaN, so that its block cannot pass for a result.
+    A negative scale is made positive, and its signs are changed. An empty sub-block has zeros throughout.
+
+    Raises:
+        BlockError: a group without a nearest grid point, or a scale that is NaN; ggml aborts.
     """
-    scale = np.where(choice.lost, _NAN, np.abs(choice.scale))
+    broken = (~empty & (choice.lost | np.isnan(choice.scale))).reshape(-1, blocks).any(axis=0)
+    if broken.any():
+        raise BlockError(int(np.argmax(broken)), "its weighted squares overflow float32, and ggml aborts there")
+    scale = np.where(empty, _ZERO, np.abs(choice.scale)).reshape(-1, blocks)
     signs = np.where(choice.scale < 0, ~signs, signs)
-    return np.where(empty, _ZERO, scale), np.where(empty, 0, choice.index), np.where(empty, np.uint8(0), signs)
+    return Settled(scale, np.where(empty, 0, choice.index), np.where(empty, np.uint8(0), signs))
 
 
 def four_bit_scales(scale: Float32, fudge: np.float32) -> tuple[Array, UInt8]:

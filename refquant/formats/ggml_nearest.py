@@ -19,15 +19,14 @@ _BATCH = 1 << 15
 _LARGEST = np.finfo(np.float32).max
 
 
-def nearest_neighbours(grid: Grid, key: Indices, x: Float32, roots: Float32, scale: Float32) -> Indices:
+def nearest_neighbours(grid: Grid, key: Indices, groups: Float32, scale: Float32) -> Indices:
     """The neighbour j with the least Σ r·(s·q_j − x)², the first of equal ones, for each group.
 
     Args:
         grid: its points q are the odd numbers 2 · code + 1.
         key: (groups,) lattice points off the grid.
-        x: float32 (width, groups).
-        roots: float32 (width, groups), the square roots of the weights.
-        scale: float32 (groups,).
+        groups: float32 (groups, 2 · width), a group's x and beside it the square roots r of its weights.
+        scale: float32 (groups,), s.
 
     Returns:
         Grid indices (groups,), NONE where every distance is NaN or at least float32's largest number.
@@ -36,17 +35,18 @@ def nearest_neighbours(grid: Grid, key: Indices, x: Float32, roots: Float32, sca
     """
     nearest = np.empty(len(key), np.intp)
     odd = 2 * grid.points.T.astype(np.float32) + 1  # (width, size)
-    count = grid.count[key]
+    count = grid.count.take(key)
     order = np.argsort(count.astype(np.uint16), kind="stable")  # of 16-bit numbers: a radix sort
-    for some in _batches(count[order]):
-        groups = order[some]
-        slot = np.minimum(np.arange(count[groups[-1]])[:, None], count[groups] - 1)
-        candidates = grid.neighbours.take(grid.first[key[groups]] + slot)  # (slots, groups)
-        distance = _distances(odd, candidates, x[:, groups], roots[:, groups], scale[groups])
+    count, first = count.take(order), grid.first.take(key.take(order))
+    for some in _batches(count):
+        batch = order[some]
+        slot = np.minimum(np.arange(count[some][-1])[:, None], count[some] - 1)
+        candidates = grid.neighbours.take(first[some] + slot)  # (slots, batch)
+        x, roots = np.split(np.ascontiguousarray(groups.take(batch, axis=0).T), 2)  # (width, batch)
+        distance = _distances(odd, candidates, x, roots, scale.take(batch))
         least = np.fmin.reduce(distance, axis=0)  # fmin passes over NaN, as `<` does
-        first = (distance == least).argmax(axis=0)
-        found = candidates[first, np.arange(len(groups))]
-        nearest[groups] = np.where(least < _LARGEST, found, NONE)
+        winner = candidates[(distance == least).argmax(axis=0), np.arange(len(batch))]
+        nearest[batch] = np.where(least < _LARGEST, winner, NONE)
     return nearest
 
 
