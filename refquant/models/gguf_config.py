@@ -93,10 +93,9 @@ def _head_dim(keys: Keys, hidden_size: int, num_heads: int) -> int:
     head_dim = given or hidden_size // num_heads
     for key in ("attention.value_length", "attention.key_length_swa", "attention.value_length_swa"):
         default = hidden_size // num_heads if key == "attention.value_length" else head_dim
-        if keys.integer(key, default) != head_dim:
-            raise ModelError(
-                f"{keys.key(key)} is {keys.integer(key, default)}; keys and values of {head_dim} are supported"
-            )
+        width = keys.integer(key, default)
+        if width != head_dim:
+            raise ModelError(f"{keys.key(key)} is {width}; keys are {head_dim} wide, and all heads must be alike")
     return head_dim
 
 
@@ -134,9 +133,8 @@ def _window(architecture: Architecture, keys: Keys) -> int | None:
     if window is None or "attention.sliding_window_pattern" in architecture.defaults:
         return window
     if window < keys.integer("context_length"):
-        raise ModelError(
-            f"{keys.key('attention.sliding_window')} is {window}: no key says which layers of {keys.prefix} slide"
-        )
+        key = keys.key("attention.sliding_window")
+        raise ModelError(f"{key} is {window}; which layers of {keys.prefix} slide is not defined")
     return None
 
 

@@ -93,4 +93,4 @@ def _tokenizer(checkpoint: GgufCheckpoint) -> "Tokenizer | None":
         return None
     from refquant.models.gguf_tokenizer import from_metadata
 
-    return from_metadata(checkpoint.metadata)
+    return from_metadata(checkpoint.metadata, str(checkpoint.path))

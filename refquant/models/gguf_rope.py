@@ -37,9 +37,8 @@ def read_ropes(architecture: Architecture, keys: Keys, stored: Mapping[str, Weig
     """
     dim = keys.integer("rope.dimension_count", head_dim)
     if dim > head_dim or dim % 2 or (dim != head_dim and not architecture.partial_rotary):
-        raise ModelError(
-            f"{keys.key('rope.dimension_count')} is {dim}; {keys.prefix} rotates heads of {head_dim} so not"
-        )
+        key = keys.key("rope.dimension_count")
+        raise ModelError(f"{key} is {dim}; {keys.prefix} does not rotate heads of {head_dim} so")
     rope = _scaled(keys, stored, dim)
     if not architecture.local_rope:
         return {FULL: rope, SLIDING: rope}
@@ -92,9 +91,8 @@ def _longrope(
     keys: Keys, known: Mapping[str, Any], factor: float, divisors: Mapping[str, tuple[float, ...]]
 ) -> LongRope:
     if factor != 1:
-        raise ModelError(
-            f"{keys.key('rope.scaling.factor')} is {factor}; longrope has a divisor for every pair instead"
-        )
+        key = keys.key("rope.scaling.factor")
+        raise ModelError(f"{key} is {factor}; longrope has a divisor for every pair instead")
     return LongRope(
         **known,
         original_max_position_embeddings=_original_length(keys),
