@@ -7,6 +7,7 @@ from refquant.formats.ggml_search import as_columns, sum_positions
 from refquant.formats.rounding import nearest_int
 
 SUPER_BLOCK = 256
+LARGEST_HALF = 65504.0  # of float16
 
 
 def half(x: Float32) -> Array:

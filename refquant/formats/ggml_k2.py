@@ -5,6 +5,7 @@ import numpy as np
 from refquant.arrays import Float32, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
 from refquant.formats.ggml_k import (
+    LARGEST_HALF,
     SUPER_BLOCK,
     from_planes,
     half,
@@ -76,6 +77,15 @@ def _decode(blocks: Blocks) -> Float32:
     return decoded.reshape(-1, SUPER_BLOCK)
 
 
-Q2_K = GgmlType("q2_k", 10, SUPER_BLOCK, _STRUCT, _decode, _encode, _encode_weighted)
+Q2_K = GgmlType(
+    name="q2_k",
+    type_id=10,
+    block_size=SUPER_BLOCK,
+    struct=_STRUCT,
+    decode=_decode,
+    encode=_encode,
+    encode_weighted=_encode_weighted,
+    largest=LARGEST_HALF * _TOP_SCALE * _TOP,
+)
 
 register(GgmlFormat(Q2_K))

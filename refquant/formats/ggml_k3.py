@@ -5,6 +5,7 @@ import numpy as np
 from refquant.arrays import Array, Float32, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
 from refquant.formats.ggml_k import (
+    LARGEST_HALF,
     SUPER_BLOCK,
     from_planes,
     half,
@@ -96,6 +97,15 @@ def _decode(blocks: Blocks) -> Float32:
     return decoded.reshape(-1, SUPER_BLOCK)
 
 
-Q3_K = GgmlType("q3_k", 11, SUPER_BLOCK, _STRUCT, _decode, _encode, _encode_weighted)
+Q3_K = GgmlType(
+    name="q3_k",
+    type_id=11,
+    block_size=SUPER_BLOCK,
+    struct=_STRUCT,
+    decode=_decode,
+    encode=_encode,
+    encode_weighted=_encode_weighted,
+    largest=LARGEST_HALF * _HALF_SCALE * _HALF,
+)
 
 register(GgmlFormat(Q3_K))

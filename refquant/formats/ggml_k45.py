@@ -7,6 +7,7 @@ import numpy as np
 from refquant.arrays import Float32, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
 from refquant.formats.ggml_k import (
+    LARGEST_HALF,
     SUPER_BLOCK,
     from_planes,
     half,
@@ -112,6 +113,19 @@ class _Width:
         decoded = scale[:, :, None] * codes.astype(np.float32) - minimum[:, :, None]
         return decoded.reshape(-1, SUPER_BLOCK)
 
+    def as_type(self, name: str, type_id: int) -> GgmlType:
+        """The type of this width."""
+        return GgmlType(
+            name=name,
+            type_id=type_id,
+            block_size=SUPER_BLOCK,
+            struct=self.struct,
+            decode=self.decode,
+            encode=self.encode,
+            encode_weighted=self.encode_weighted,
+            largest=LARGEST_HALF * _TOP_SCALE * self.top,
+        )
+
     def _store_codes(self, blocks: Blocks, x: Float32, found: UInt8) -> None:
         codes = requantized(x, found, *_stored_scales(blocks), 0, self.top)  # (sub-blocks, 32)
         blocks["qs"] = in_planes((codes & np.uint8(15)).reshape(-1, 4, 2, _SIZE), 2, 4).reshape(-1, 128)
@@ -137,7 +151,7 @@ _Q5_K = _Width(
     cap=63,
 )
 
-Q4_K = GgmlType("q4_k", 12, SUPER_BLOCK, _Q4_K.struct, _Q4_K.decode, _Q4_K.encode, _Q4_K.encode_weighted)
-Q5_K = GgmlType("q5_k", 13, SUPER_BLOCK, _Q5_K.struct, _Q5_K.decode, _Q5_K.encode, _Q5_K.encode_weighted)
+Q4_K = _Q4_K.as_type("q4_k", 12)
+Q5_K = _Q5_K.as_type("q5_k", 13)
 
 register(GgmlFormat(Q4_K), GgmlFormat(Q5_K))

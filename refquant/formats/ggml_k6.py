@@ -4,7 +4,15 @@ import numpy as np
 
 from refquant.arrays import Float32, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
-from refquant.formats.ggml_k import SUPER_BLOCK, from_planes, half, in_planes, requantized, sub_block_scales
+from refquant.formats.ggml_k import (
+    LARGEST_HALF,
+    SUPER_BLOCK,
+    from_planes,
+    half,
+    in_planes,
+    requantized,
+    sub_block_scales,
+)
 from refquant.formats.ggml_search import ZERO_BELOW, as_columns, signed_peak, symmetric_search
 from refquant.formats.registry import register
 from refquant.formats.rounding import nearest_int
@@ -56,6 +64,15 @@ def _decode(blocks: Blocks) -> Float32:
     return decoded.reshape(-1, SUPER_BLOCK)
 
 
-Q6_K = GgmlType("q6_k", 14, SUPER_BLOCK, _STRUCT, _decode, _encode, _encode_weighted)
+Q6_K = GgmlType(
+    name="q6_k",
+    type_id=14,
+    block_size=SUPER_BLOCK,
+    struct=_STRUCT,
+    decode=_decode,
+    encode=_encode,
+    encode_weighted=_encode_weighted,
+    largest=LARGEST_HALF * _HALF_SCALE * _HALF,
+)
 
 register(GgmlFormat(Q6_K))

@@ -34,6 +34,13 @@ def _decode(blocks: Blocks) -> Float32:
     return decoded
 
 
-Q8_K = GgmlType("q8_k", 15, SUPER_BLOCK, _STRUCT, _decode, _encode)
+Q8_K = GgmlType(
+    name="q8_k",
+    type_id=15,
+    block_size=SUPER_BLOCK,
+    struct=_STRUCT,
+    decode=_decode,
+    encode=_encode,
+)
 
 register(GgmlFormat(Q8_K))
