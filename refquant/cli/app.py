@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from refquant import __version__
-from refquant.cli import bench, formats, generate, imatrix, inspect, perplexity
+from refquant.cli import bench, formats, generate, imatrix, inspect, perplexity, quantize
 from refquant.cli.console import print_error
 from refquant.errors import RefquantError
 
-COMMANDS = (bench, perplexity, generate, imatrix, inspect, formats)
+COMMANDS = (bench, perplexity, generate, quantize, imatrix, inspect, formats)
 
 EPILOG = """\
 exit codes:

@@ -29,7 +29,7 @@ class When:
     """A condition.
 
     Attributes:
-        text: in words, as `refquant quantize --dry-run` prints it.
+        text: in words, as `refquant quantize --dry-run` prints it; empty where it goes without saying.
         holds: whether a place meets it.
     """
 
@@ -37,7 +37,8 @@ class When:
     holds: Callable[[Place], bool]
 
     def __and__(self, other: "When") -> "When":
-        return When(f"{self.text}, {other.text}", lambda place: self.holds(place) and other.holds(place))
+        text = ", ".join(text for text in (self.text, other.text) if text)
+        return When(text, lambda place: self.holds(place) and other.holds(place))
 
     def __or__(self, other: "When") -> "When":
         return When(f"{self.text} or {other.text}", lambda place: self.holds(place) or other.holds(place))
@@ -72,6 +73,6 @@ GROUPED: Final = When("4 or more query heads share a key head", lambda place: pl
 FOUR_EXPERTS: Final = When("4 or more experts", lambda place: place.model.experts >= 4)
 EIGHT_EXPERTS: Final = When("8 experts", lambda place: place.model.experts == 8)
 FALCON: Final = When("falcon", lambda place: place.model.architecture == "falcon")
-NOT_FALCON: Final = FALCON.otherwise("not falcon")
+NOT_FALCON: Final = FALCON.otherwise("")
 IMATRIX: Final = When("with an imatrix", lambda place: place.has_imatrix)
 NO_IMATRIX: Final = IMATRIX.otherwise("without an imatrix")
