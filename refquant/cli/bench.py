@@ -16,6 +16,9 @@ weights, perplexity on a text, divergence from the model as it is, and time.
 Without MODEL a model of 260 thousand parameters that comes with refquant is measured, in seconds, and shows the
 field's first lesson: four bits with one scale a tensor ruin it, and a scale for every 32 weights repairs it.
 
+A scheme in upper case is a file type of llama.cpp (Q4_0, Q4_K_M, IQ4_XS, ...): the model is requantized as
+`refquant quantize` does it, embedding and head too, each tensor by the file type's rule.
+
 The base runs once and its log-probabilities are kept. Matrices stay quantized while a model runs; one scheme's model
 is in memory at a time. `refquant formats` lists what a scheme can be made of.
 """
@@ -26,6 +29,7 @@ examples:
   refquant bench --formats int4,int4-g32,nf4-b64 --plot table.svg
   refquant bench MODEL --text wiki.test.txt --window 1024 --stride 512 --limit 8192
   refquant bench MODEL --text wiki.test.txt --formats int8-row,nf4-b64-dq --markdown
+  refquant bench model.gguf --text wiki.test.txt --formats Q8_0,Q4_K_M,IQ4_XS --imatrix imatrix.gguf
 """
 
 
@@ -38,7 +42,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a Hugging Face folder (default: the embedded model)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a GGUF file or a Hugging Face folder (default: the embedded model)"
+    )
     parser.add_argument("--formats", metavar="A,B,C", help="schemes, in the order of the rows (default: a tour of all)")
     parser.add_argument(
         "--embeddings",
@@ -46,6 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="keep|quantize",
         help="what happens to token embedding and head, a tied pair being quantized once (default: keep)",
     )
+    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="an importance matrix for the file types")
     add_base_memory_argument(parser)
     add_text_arguments(parser, required=False)
     output = parser.add_argument_group("what is printed")
@@ -60,12 +67,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and draw."""
+    from refquant.checkpoints.imatrix import read_imatrix
     from refquant.cli.console import print_json, print_table, progress
     from refquant.evaluation import DEFAULT_SCHEMES, benchmark, plot, table
-    from refquant.formats.registry import get_format
+    from refquant.evaluation.schemes import parse_scheme
     from refquant.models import embedded, load_model
 
-    schemes = [get_format(scheme) for scheme in _split(args.formats) or DEFAULT_SCHEMES]
+    schemes = [parse_scheme(scheme) for scheme in _split(args.formats) or DEFAULT_SCHEMES]
     if args.plot:
         plot.check_plot(args.plot)
     if args.text is None and args.ids is None:
@@ -86,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             bos=args.bos,
             limit=args.limit,
             embeddings=args.embeddings,
+            imatrix=read_imatrix(args.imatrix) if args.imatrix else None,
             base_memory=args.base_memory,
             model_name=args.model or EMBEDDED_MODEL,
             text_name=text_name,

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from refquant.arrays import Float32
+from refquant.checkpoints.imatrix import Imatrix
 from refquant.errors import RefquantError
 from refquant.evaluation.base_logprobs import DEFAULT_MEMORY, logprob_store
 from refquant.evaluation.divergence import Divergence, run_base, run_beside
 from refquant.evaluation.perplexity import Perplexity
-from refquant.evaluation.quantized_model import Cost, cost_as_stored, quantize_model
+from refquant.evaluation.quantized_model import Cost, cost_as_stored
+from refquant.evaluation.schemes import Fallback, Quantized, Scheme, check_scheme, name_of, parse_scheme, quantized
 from refquant.evaluation.scoring import OnScored, Plan, make_plan
-from refquant.formats.base import Format
-from refquant.formats.registry import get_format
 from refquant.models.corpus import Text
 from refquant.models.model import Model
 
@@ -55,6 +56,7 @@ class Row:
         kl_mean: mean KL(base ‖ scheme) in nats.
         same_top: share of tokens where base and scheme find the same token likeliest.
         seconds: wall-clock time of quantizing and measuring.
+        fallbacks: of a file type, the types that stand in for those of its rule.
     """
 
     scheme: str
@@ -67,6 +69,7 @@ class Row:
     kl_mean: float
     same_top: float
     seconds: float
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Benchmark:
 
 def benchmark(
     model: Model,
-    schemes: Sequence[str | Format],
+    schemes: Sequence[str | Scheme],
     text: Text,
     *,
     method: str = "sliding",
@@ -101,6 +104,7 @@ def benchmark(
     bos: str = "auto",
     limit: int | None = None,
     embeddings: str = "keep",
+    imatrix: Imatrix | None = None,
     base_memory: int = DEFAULT_MEMORY,
     model_name: str = "model",
     text_name: str = "text",
@@ -113,9 +117,11 @@ def benchmark(
 
     Args:
         model: from `load_model`.
-        schemes: scheme strings or Formats.
+        schemes: scheme strings or Formats, and file types of llama.cpp in upper case (`"Q4_K_M"`): the model is then
+            requantized as `refquant quantize` does it, its rule deciding for embedding and head too.
         text, method, window, stride, bos, limit: as for `perplexity`.
         embeddings: "keep" token embedding and head, or "quantize" them too (a tied pair once).
+        imatrix: an importance matrix for the file types.
         base_memory: bytes of memory that the base's log-probabilities may take; beyond it they go to a temporary file.
         model_name: what the table calls the model.
         text_name: what the table calls the text.
@@ -128,37 +134,48 @@ def benchmark(
 
     Source: spec/evaluation.md.
     """
-    formats = [get_format(scheme) for scheme in schemes]
+    parsed = [parse_scheme(scheme) for scheme in schemes]
+    for scheme in parsed:
+        check_scheme(model, scheme, embeddings, imatrix)
     base = cost_as_stored(model, embeddings)
     plan = make_plan(model, text, method=method, window=window, stride=stride, bos=bos, limit=limit)
-    counters = _counters([BASE, *map(str, formats)], on_progress)
+    counters = _counters([BASE, *map(name_of, parsed)], on_progress)
     with logprob_store(plan.scored_tokens, model.config.vocab_size, base_memory) as store:
         start = time.perf_counter()
         base_perplexity = run_base(model, plan, store, counters[0])
-        rows = [_row(BASE, base, base_perplexity, base_perplexity, None, time.perf_counter() - start)]
+        rows = [_row(BASE, base, (), base_perplexity, base_perplexity, None, time.perf_counter() - start)]
         divergences = []
-        for fmt, counter in zip(formats, counters[1:], strict=True):
+        for scheme, counter in zip(parsed, counters[1:], strict=True):
             start = time.perf_counter()
-            cost, measured, divergence = _run_scheme(model, fmt, embeddings, plan, store, counter)
-            rows.append(_row(str(fmt), cost, measured, base_perplexity, divergence, time.perf_counter() - start))
+            counter(0, plan.scored_tokens)
+            cost, fallbacks, measured, divergence = _run(
+                quantized(model, scheme, embeddings, imatrix), name_of(scheme), plan, store, counter
+            )
+            seconds = time.perf_counter() - start
+            rows.append(_row(name_of(scheme), cost, fallbacks, measured, base_perplexity, divergence, seconds))
             divergences.append(divergence)
     return Benchmark(model_name, text_name, embeddings, base_perplexity, tuple(divergences), tuple(rows))
 
 
-def _run_scheme(
-    model: Model, fmt: Format, embeddings: str, plan: Plan, store: Float32, on_scored: OnScored
-) -> tuple[Cost, Perplexity, Divergence]:
+def _run(
+    making: AbstractContextManager[Quantized], name: str, plan: Plan, store: Float32, on_scored: OnScored
+) -> tuple[Cost, tuple[Fallback, ...], Perplexity, Divergence]:
     """Quantize, and measure beside the base; the quantized model does not outlive the call."""
-    on_scored(0, plan.scored_tokens)
     try:
-        quantized, cost = quantize_model(model, fmt, embeddings)
-        return cost, *run_beside(quantized, plan, store, on_scored)
+        with making as made:
+            return made.cost, made.fallbacks, *run_beside(made.model, plan, store, on_scored)
     except RefquantError as error:
-        raise type(error)(f"scheme {fmt}: {error}") from None
+        raise type(error)(f"scheme {name}: {error}") from None
 
 
 def _row(
-    scheme: str, cost: Cost, measured: Perplexity, base: Perplexity, divergence: Divergence | None, seconds: float
+    scheme: str,
+    cost: Cost,
+    fallbacks: tuple[Fallback, ...],
+    measured: Perplexity,
+    base: Perplexity,
+    divergence: Divergence | None,
+    seconds: float,
 ) -> Row:
     return Row(
         scheme=scheme,
@@ -171,6 +188,7 @@ def _row(
         kl_mean=divergence.kl_mean if divergence else 0.0,
         same_top=divergence.same_top if divergence else 1.0,
         seconds=seconds,
+        fallbacks=fallbacks,
     )
 
 

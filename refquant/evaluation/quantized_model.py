@@ -52,6 +52,16 @@ def cost_as_stored(model: Model, embeddings: str = "keep") -> Cost:
     return _cost(model, matrix_names(model, embeddings), math.inf)
 
 
+def cost_beside(model: Model, other: Model) -> Cost:
+    """The cost of a model that holds the same matrices as `model`, under names of its own, embedding and head too."""
+    names = matrix_names(other, "quantize")
+    signal = noise = 0.0
+    for ours, theirs in zip(matrix_names(model, "quantize"), names, strict=True):
+        energies = _energies(model.weights[ours].dequantize(), other.weights[theirs].dequantize())
+        signal, noise = signal + energies[0], noise + energies[1]
+    return _cost(other, names, sqnr_db(signal, noise))
+
+
 def quantize_model(model: Model, fmt: Format, embeddings: str = "keep") -> tuple[Model, Cost]:
     """Quantize a model's matrices one by one; every other weight is shared with the model given.
 

@@ -29,11 +29,27 @@ def caption(benchmark: Benchmark) -> str:
     return (
         f"{benchmark.model} on {benchmark.text}: {documents}, {base.scored_tokens:,} of {base.tokens:,} tokens scored, "
         f"{describe(base)}. "
-        f"{_EMBEDDINGS[benchmark.embeddings]}. "
+        f"{_EMBEDDINGS[benchmark.embeddings]}{_file_types(benchmark)}. "
         "bits/w: everything stored for the quantized matrices, over their weights; bytes: the whole model, "
         "other tensors as the checkpoint stores them; SQNR in dB; ±: one standard error; "
         "KL mean: KL(base ‖ scheme) in nats; top %: where base and scheme find the same token likeliest."
+        + "".join(map(_fallbacks, benchmark.rows))
     )
+
+
+def _file_types(benchmark: Benchmark) -> str:
+    """What is different about rows in upper case, where there are such."""
+    if not any(row.scheme != row.scheme.lower() for row in benchmark.rows):
+        return ""
+    return "; in the rows of file types their rule decides for both, and they count in bits/w and SQNR"
+
+
+def _fallbacks(row: Row) -> str:
+    """Which types stand in for those of a file type's rule."""
+    if not row.fallbacks:
+        return ""
+    each = ", ".join(f"{some.tensors} × {some.used} for {some.asked}" for some in row.fallbacks)
+    return f" {row.scheme} fell back, where rows hold no whole blocks of its type: {each}."
 
 
 def describe(measured: Perplexity) -> str:

@@ -8,7 +8,7 @@ from refquant.models import embedded
 
 QUICK = ["--formats", "int4, int4-g32", "--limit", "300"]
 ROW = ["scheme", "bits_per_weight", "bytes", "sqnr_db", "perplexity", "perplexity_stderr", "delta", "kl_mean"]
-ROW += ["same_top", "seconds"]
+ROW += ["same_top", "seconds", "fallbacks"]
 
 
 def bench(capsys, *arguments):

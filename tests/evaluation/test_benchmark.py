@@ -24,6 +24,7 @@ KEYS = {
     "kl_mean",
     "same_top",
     "seconds",
+    "fallbacks",
 }
 
 
