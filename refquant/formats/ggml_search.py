@@ -15,6 +15,7 @@ from refquant.formats.rounding import nearest_int
 ZERO_BELOW = np.float32(1e-15)  # a (sub-)block whose largest magnitude is smaller counts as zero
 
 _ZERO = np.float32(0)
+_MINUS_ZERO = np.float32(-0.0)  # neutral: −0 + x is x for every x
 _ONE = np.float32(1)
 _TENTH = np.float32(0.1)
 _TRIALS = tuple(np.float32(k) for k in range(-9, 10) if k)
@@ -28,19 +29,22 @@ def as_columns(w: Array, size: int) -> Array:
 
 def sum_positions(terms: Float32) -> Float32:
     """The sums over the first axis in float32, one position after the other from +0, as a loop in C adds them."""
-    return sum_from_first(terms) + _ZERO  # which only turns a sum of −0 alone to +0
+    return _sum(terms, _ZERO)
 
 
 def sum_from_first(terms: Float32) -> Float32:
-    """The same from the first term, which keeps the sign of a sum of zeros.
+    """The same, but from the first term, which keeps the sign of a sum of minus zeros."""
+    return _sum(terms, _MINUS_ZERO)
 
-    NumPy adds whole rows in turn where the last axis is the faster one; it is pairwise along the fastest alone.
-    """
-    if terms.size > len(terms):
-        sums: Float32 = np.add.reduce(terms, axis=0)
+
+def _sum(terms: Float32, start: np.float32) -> Float32:
+    if terms.size > len(
+        terms
+    ):  # NumPy sums pairwise along the axis that is fastest in memory, and in turn along others
+        sums: Float32 = np.add.reduce(terms, axis=0, initial=start)
         return sums
-    sums = terms[0].copy()
-    for row in terms[1:]:
+    sums = np.full(terms.shape[1:], start)
+    for row in terms:
         sums += row
     return sums
 
