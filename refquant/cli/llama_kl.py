@@ -1,6 +1,7 @@
 """`refquant perplexity --kl-base`: llama-perplexity's KL figures."""
 
 import argparse
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from refquant.errors import RefquantError
@@ -12,26 +13,28 @@ if TYPE_CHECKING:
 def run_llama_kl(args: argparse.Namespace) -> int:
     """Measure a model beside a base file, and print."""
     from refquant.cli.console import print_json, progress
-    from refquant.evaluation import llama_kl, quantize_model, read_llama_base
+    from refquant.evaluation import llama_kl, read_llama_base
+    from refquant.evaluation.schemes import check_scheme, name_of, parse_scheme, quantized
     from refquant.evaluation.table import record
-    from refquant.formats.registry import get_format
     from refquant.models import load_model
 
     _check(args)
+    scheme = parse_scheme(args.format) if args.format else None
     base = read_llama_base(args.kl_base)
     model = load_model(args.model)
-    scheme = None
-    if args.format:
-        fmt = get_format(args.format)
-        scheme, (model, _) = str(fmt), quantize_model(model, fmt, args.embeddings)
-    with progress() as bar:
+    with ExitStack() as stack:
+        if scheme is not None:
+            check_scheme(model, scheme, args.embeddings)
+            model = stack.enter_context(quantized(model, scheme, args.embeddings)).model
+        bar = stack.enter_context(progress())
         task = bar.add_task("tokens", total=None)
         found = llama_kl(model, base, lambda done, total: bar.update(task, completed=done, total=total))
+    name = None if scheme is None else name_of(scheme)
     if args.json:
-        how = {"model": args.model, "scheme": scheme, "kl_base": str(args.kl_base), "window": base.window}
+        how = {"model": args.model, "scheme": name, "kl_base": str(args.kl_base), "window": base.window}
         print_json({**how, **record(found)})
     else:
-        _print_text(args.model + (f", quantized to {scheme}" if scheme else ""), base, found)
+        _print_text(args.model + (f", quantized to {name}" if name else ""), base, found)
     return 0
 
 

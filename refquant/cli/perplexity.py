@@ -1,6 +1,7 @@
 """`refquant perplexity`: how well a model predicts a text, and how far it is from its base."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from refquant.errors import RefquantError
 
 if TYPE_CHECKING:
     from refquant.evaluation import Divergence, Perplexity
+    from refquant.evaluation.scoring import Plan
+    from refquant.models.model import Model
 
 DESCRIPTION = """\
 Measure the perplexity of a model on a text: exp of the mean negative log-likelihood of its tokens, lower is better.
@@ -54,7 +57,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="a base file of llama-perplexity: measure on its token ids by its method, and print its KL figures",
     )
     what = parser.add_argument_group("the model")
-    what.add_argument("--format", metavar="SCHEME", help="quantize the model first, say to int4-g128")
+    what.add_argument("--format", metavar="SCHEME", help="quantize the model first: int4-g128, Q4_K_M, ...")
     what.add_argument(
         "--embeddings",
         metavar="keep|quantize",
@@ -75,20 +78,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from refquant.cli.console import print_json, progress
-    from refquant.evaluation import write_llama_base
-    from refquant.evaluation.divergence import compare_models
-    from refquant.evaluation.perplexity import run_plan
-    from refquant.evaluation.quantized_model import quantize_model
+    from refquant.cli.console import print_json
+    from refquant.evaluation.schemes import check_scheme, name_of, parse_scheme, quantized
     from refquant.evaluation.scoring import make_plan
-    from refquant.formats.registry import get_format
     from refquant.models import load_model
 
     if args.kl_base:
         return run_llama_kl(args)
     if args.save_kl_base and (args.base or args.method != "llama.cpp"):
         raise RefquantError("--save-kl-base keeps what one model predicts by --method llama.cpp; it takes no --base")
-    fmt = get_format(args.format) if args.format else None
+    scheme = parse_scheme(args.format) if args.format else None
     text = read_measured(args)
     model = load_model(args.model)
     base = load_model(args.base) if args.base else None
@@ -101,28 +100,40 @@ def run(args: argparse.Namespace) -> int:
         bos=args.bos,
         limit=args.limit,
     )
-    if fmt is not None:
-        model, _ = quantize_model(model, fmt, args.embeddings)
+    with ExitStack() as stack:
+        if scheme is not None:
+            check_scheme(model, scheme, args.embeddings)
+            model = stack.enter_context(quantized(model, scheme, args.embeddings)).model
+        figures = _measure(args, model, base, plan)
+    name = None if scheme is None else name_of(scheme)
+    if args.json:
+        print_json(_document(args, name, *figures))
+    else:
+        _print_text(args, name, *figures)
+    return 0
+
+
+def _measure(
+    args: argparse.Namespace, model: "Model", base: "Model | None", plan: "Plan"
+) -> "tuple[Perplexity, Perplexity | None, Divergence | None]":
+    """The model's perplexity, and beside a base that of the base and the divergence."""
+    from refquant.cli.console import progress
+    from refquant.evaluation import write_llama_base
+    from refquant.evaluation.divergence import compare_models
+    from refquant.evaluation.perplexity import run_plan
+
     with progress() as bar:
         task = bar.add_task("tokens", total=None)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        base_measured: Perplexity | None
         if args.save_kl_base:
-            base_measured, divergence = None, None
-            measured = write_llama_base(model, plan, args.save_kl_base, show)
-        elif base is None:
-            base_measured, measured, divergence = None, run_plan(model, plan, show), None
-        else:
-            base_measured, measured, divergence = compare_models(base, model, plan, args.base_memory, show)
-    scheme = None if fmt is None else str(fmt)
-    if args.json:
-        print_json(_document(args, scheme, measured, base_measured, divergence))
-    else:
-        _print_text(args, scheme, measured, base_measured, divergence)
-    return 0
+            return write_llama_base(model, plan, args.save_kl_base, show), None, None
+        if base is None:
+            return run_plan(model, plan, show), None, None
+        base_measured, measured, divergence = compare_models(base, model, plan, args.base_memory, show)
+        return measured, base_measured, divergence
 
 
 def _document(
@@ -138,12 +149,17 @@ def _document(
         "model": args.model,
         "text": str(args.text or args.ids),
         "scheme": scheme,
-        "embeddings": args.embeddings if scheme else None,
+        "embeddings": _embeddings(args, scheme),
         **record(measured),
         "base": args.base,
         "base_perplexity": record(base)["perplexity"] if base else None,
         "divergence": record(divergence) if divergence else None,
     }
+
+
+def _embeddings(args: argparse.Namespace, scheme: str | None) -> str | None:
+    """What happened to token embedding and head; None where nothing did, or a file type's own rule decided."""
+    return args.embeddings if scheme and scheme == scheme.lower() else None
 
 
 def _print_text(
@@ -156,8 +172,11 @@ def _print_text(
     from refquant.cli.console import printable
     from refquant.evaluation.table import number, with_error
 
+    embeddings = _embeddings(args, scheme)
+    quantized = [f"quantized to {scheme}"] if scheme else []
+    quantized += [f"embeddings: {embeddings}"] if embeddings else []
     lines = [
-        ("model", args.model + (f", quantized to {scheme}, embeddings: {args.embeddings}" if scheme else "")),
+        ("model", ", ".join([args.model, *quantized])),
         ("text", str(args.text or args.ids)),
         ("perplexity", with_error(measured.perplexity, measured.stderr)),
         ("total NLL", f"{measured.nll:.4f} nats"),
