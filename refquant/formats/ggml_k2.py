@@ -30,10 +30,11 @@ _STRUCT = np.dtype([("scales", "u1", 16), ("qs", "u1", 64), ("d", "<f2"), ("dmin
 
 def _encode(w: Float32) -> Blocks:
     x = as_columns(w, _SIZE)  # (16, sub-blocks)
-    scale, minimum, found = minimum_search(x, np.abs(x), _TOP, _TRIALS, loss=np.abs)
+    scale, minimum, found = minimum_search(x, np.abs(x), _TOP, _TRIALS, loss=np.abs)  # E1, E2
     scales, minima = scale.reshape(-1, 16), -minimum.reshape(-1, 16)
-    largest, deepest = largest_of(scales), largest_of(minima)
+    largest, deepest = largest_of(scales), largest_of(minima)  # E3
     blocks = np.zeros(len(w), _STRUCT)
+    # E4
     blocks["scales"] = _pack_scales(in_steps(scales, largest, _TOP_SCALE), in_steps(minima, deepest, _TOP_SCALE))
     blocks["d"] = half(largest / np.float32(_TOP_SCALE))
     blocks["dmin"] = half(deepest / np.float32(_TOP_SCALE))
@@ -43,8 +44,8 @@ def _encode(w: Float32) -> Blocks:
 
 def _encode_weighted(w: Float32, importance: Float32) -> Blocks:
     x = as_columns(w, _SIZE)  # (16, sub-blocks)
-    weights, sums = importance_weights(w, importance, _SIZE, factor=1)
-    scale, minimum, found = minimum_search(x, weights, _TOP, WEIGHTED_TRIALS)
+    weights, sums = importance_weights(w, importance, _SIZE, factor=1)  # W1
+    scale, minimum, found = minimum_search(x, weights, _TOP, WEIGHTED_TRIALS)  # W2
     d, scales = scale_search(as_columns(scale, 16), sums, _TOP_SCALE)  # (blocks,), (16, blocks)
     dmin, minima = scale_search(as_columns(-minimum, 16), sums, _TOP_SCALE)
     blocks = np.zeros(len(d), _STRUCT)
@@ -61,7 +62,7 @@ def _pack_scales(scales: UInt8, minima: UInt8) -> UInt8:
 
 
 def _store_codes(blocks: Blocks, x: Float32, found: UInt8) -> None:
-    codes = requantized(x, found, *_stored_scales(blocks), 0, _TOP)  # (sub-blocks, 16)
+    codes = requantized(x, found, *_stored_scales(blocks), 0, _TOP)  # E5; (sub-blocks, 16)
     blocks["qs"] = in_planes(codes.reshape(-1, 2, 4, 32), 4, 2).reshape(-1, 64)
 
 

@@ -68,8 +68,8 @@ def _encode(w: Float32) -> Blocks:
 
 def _encode_weighted(w: Float32, importance: Float32) -> Blocks:
     x = as_columns(w, _SIZE)  # (16, sub-blocks)
-    weights, sums = importance_weights(w, importance, _SIZE, factor=2)
-    scale, found = symmetric_search(x, weights, _HALF)
+    weights, sums = importance_weights(w, importance, _SIZE, factor=2)  # W1
+    scale, found = symmetric_search(x, weights, _HALF)  # W3
     d, scales = symmetric_search(as_columns(scale, 16), sums, _HALF_SCALE)  # (blocks,), (16, blocks)
     blocks = np.zeros(len(d), _STRUCT)
     blocks["scales"] = pack_scales(scales.T)

@@ -77,12 +77,12 @@ class _Width:
     def encode(self, w: Float32) -> Blocks:
         """(blocks, 256) float32 to (blocks,) structs."""
         x = as_columns(w, _SIZE)  # (32, sub-blocks)
-        weights = np.sqrt(sum_positions(np.square(x)) / np.float32(_SIZE)) + np.abs(x)
-        scale, minimum, found = minimum_search(x, weights, self.top, self.trials)
+        weights = np.sqrt(sum_positions(np.square(x)) / np.float32(_SIZE)) + np.abs(x)  # E1
+        scale, minimum, found = minimum_search(x, weights, self.top, self.trials)  # E2
         scales, minima = scale.reshape(-1, 8), -minimum.reshape(-1, 8)
-        largest, deepest = largest_of(scales), largest_of(minima)
+        largest, deepest = largest_of(scales), largest_of(minima)  # E3
         blocks = np.zeros(len(w), self.struct)
-        blocks["scales"] = pack_scales(
+        blocks["scales"] = pack_scales(  # E4
             np.minimum(in_steps(scales, largest, _TOP_SCALE), _TOP_SCALE),
             np.minimum(in_steps(minima, deepest, _TOP_SCALE), _TOP_SCALE),
         )
@@ -94,8 +94,8 @@ class _Width:
     def encode_weighted(self, w: Float32, importance: Float32) -> Blocks:
         """(rows, blocks a row, 256) float32 and (blocks a row, 256) to (rows, blocks a row) structs."""
         x = as_columns(w, _SIZE)  # (32, sub-blocks)
-        weights, sums = importance_weights(w, importance, _SIZE, factor=2)
-        scale, minimum, found = minimum_search(x, weights, self.top, WEIGHTED_TRIALS)
+        weights, sums = importance_weights(w, importance, _SIZE, factor=2)  # W1
+        scale, minimum, found = minimum_search(x, weights, self.top, WEIGHTED_TRIALS)  # W2
         d, scales = scale_search(as_columns(scale, 8), sums, _TOP_SCALE)  # (blocks,), (8, blocks)
         dmin, minima = scale_search(as_columns(-minimum, 8), sums, _TOP_SCALE)
         blocks = np.zeros(len(d), self.struct)
@@ -127,7 +127,7 @@ class _Width:
         )
 
     def _store_codes(self, blocks: Blocks, x: Float32, found: UInt8) -> None:
-        codes = requantized(x, found, *_stored_scales(blocks), 0, self.top)  # (sub-blocks, 32)
+        codes = requantized(x, found, *_stored_scales(blocks), 0, self.top)  # E5; (sub-blocks, 32)
         blocks["qs"] = in_planes((codes & np.uint8(15)).reshape(-1, 4, 2, _SIZE), 2, 4).reshape(-1, 128)
         if self.top > 15:
             blocks["qh"] = in_planes((codes >> np.uint8(4)).reshape(-1, 8, _SIZE), 8, 1)

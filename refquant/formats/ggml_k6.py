@@ -30,7 +30,7 @@ def _encode(w: Float32) -> Blocks:
 
 
 def _encode_weighted(w: Float32, importance: Float32) -> Blocks:
-    weights = np.broadcast_to(importance, w.shape)
+    weights = np.broadcast_to(importance, w.shape)  # W4
     return _encode_columns(as_columns(w, _SIZE), as_columns(weights, _SIZE)).reshape(w.shape[:2])
 
 

@@ -84,7 +84,7 @@ def symmetric_search(x: Float32, weights: Float32, half: int) -> tuple[Float32, 
     Source: ggml/src/ggml-quants.c, make_qx_quants with rmse_type 1.
     """
     peak = signed_peak(x)
-    empty = np.abs(peak) < ZERO_BELOW
+    empty = np.abs(peak) < ZERO_BELOW  # S1
     np.copyto(peak, _ONE, where=empty)
     weighted = weights * x
     finite = np.where(np.isfinite(x), x, _ZERO)  # inverse · x is NaN for the others, and NaN rounds to 0
@@ -99,11 +99,11 @@ def symmetric_search(x: Float32, weights: Float32, half: int) -> tuple[Float32, 
         xl, ll = sum_positions(terms)  # Σ w·x·l, Σ w·l²
         return xl, ll
 
-    best_inverse = np.float32(-half) / peak
+    best_inverse = np.float32(-half) / peak  # S2
     xl, ll = fit(best_inverse)
-    scale = np.where(ll != 0, xl / ll, _ZERO)
+    scale = np.where(ll != 0, xl / ll, _ZERO)  # S3
     best = scale * xl
-    for trial in _TRIALS:
+    for trial in _TRIALS:  # S4
         inverse = -(np.float32(half) + _TENTH * trial) / peak
         xl, ll = fit(inverse)
         better = (ll > 0) & (xl * xl > best * ll)
@@ -149,7 +149,7 @@ def descent_search(x: Float32, half: int) -> tuple[Float32, UInt8]:
     xl = sum_positions(weights * x * levels)
     ll = sum_positions(weights * levels * levels)
     moving = np.arange(x.shape[1])
-    for _ in range(_DESCENTS):
+    for _ in range(_DESCENTS):  # D4
         now = levels[:, moving], xl[moving], ll[moving]
         moved = _descend(x[:, moving], weights[:, moving], *now, half)
         levels[:, moving], xl[moving], ll[moving] = now
@@ -165,7 +165,7 @@ def descent_search(x: Float32, half: int) -> tuple[Float32, UInt8]:
 
 
 def _descend(x: Float32, weights: Float32, levels: Float32, xl: Float32, ll: Float32, half: int) -> Array:
-    """One round over the positions, which changes levels, Σ w·x·l and Σ w·l² in place; tells which columns moved."""
+    """D3: one round over the positions, which changes levels, Σ w·x·l and Σ w·l² in place; tells which columns moved."""
     moved = np.zeros(x.shape[1], np.bool_)
     for xi, wi, level in zip(x, weights, levels, strict=True):
         wx = wi * xi

@@ -63,19 +63,19 @@ def minimum_search(
 
     Source: ggml/src/ggml-quants.c, make_qkx2_quants and (with weights) make_qkx3_quants, which are one.
     """
-    least, most = _range(x)
+    least, most = _range(x)  # M1
     floor = np.where(least > 0, _ZERO, least)
     flat = most == floor
     sum_w, sum_x = sum_from_first(weights), sum_from_first(weights * x)
     levels, scratch = np.empty_like(x), np.empty_like(x)
     terms = np.empty((len(x), 3, x.shape[1]), np.float32)
 
-    low = floor.copy()
+    low = floor.copy()  # M2
     best_inverse, best_origin = np.float32(top) / (most - low), floor.copy()
     scale = _ONE / best_inverse
     _round(x, (least, most), low, best_inverse, top, levels)
     best = _error(x, weights, levels, scale, low, loss, scratch)
-    for numerator in trials.numerators(top):
+    for numerator in trials.numerators(top):  # M3
         inverse = numerator / (most - low)
         _round(x, (least, most), low, inverse, top, levels)
         np.multiply(weights, levels, out=terms[:, 0])
@@ -83,6 +83,7 @@ def minimum_search(
         np.multiply(terms[:, 0], x, out=terms[:, 2])
         sum_l, sum_ll, sum_xl = sum_positions(terms)
         determinant = sum_w * sum_ll - sum_l * sum_l
+        # M4
         new_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         new_low = (sum_ll * sum_x - sum_l * sum_xl) / determinant
         above = new_low > 0
@@ -155,22 +156,22 @@ def scale_search(x: Float32, weights: Float32, top: int) -> tuple[Float32, UInt8
     most = np.zeros(x.shape[1], np.float32)
     for row in x:
         most = np.where(most > row, most, row)  # C's MAX: a NaN is forgotten with the next number
-    empty = most < ZERO_BELOW
+    empty = most < ZERO_BELOW  # P1
     np.copyto(most, _ONE, where=empty)
-    inverse = np.float32(top) / most
+    inverse = np.float32(top) / most  # P2
     best = _squares(x, weights, nearest_int(inverse * x) & 255, _ONE / inverse)
-    for trial in (-4, -3, -2, -1, 1, 2, 3, 4):
+    for trial in (-4, -3, -2, -1, 1, 2, 3, 4):  # P3
         new = (_TENTH * np.float32(trial) + np.float32(top)) / most
         error = _squares(x, weights, np.minimum(nearest_int(new * x), top), _ONE / new)
         better = error < best
         np.copyto(best, error, where=better)
         np.copyto(inverse, new, where=better)
-    levels = np.minimum(nearest_int(inverse * x), top)
+    levels = np.minimum(nearest_int(inverse * x), top)  # P4
     weighted = weights * levels.astype(np.float32)
     xl = sum_positions(weights * x * levels.astype(np.float32))
     ll = sum_positions(weighted * levels.astype(np.float32))
     codes = levels & 255
-    for _ in range(_DESCENTS):
+    for _ in range(_DESCENTS):  # P5
         if not _descend(x, weights, codes, xl, ll, top):
             break
     codes[:, empty] = 0
