@@ -165,7 +165,7 @@ def descent_search(x: Float32, half: int) -> tuple[Float32, UInt8]:
 
 
 def _descend(x: Float32, weights: Float32, levels: Float32, xl: Float32, ll: Float32, half: int) -> Array:
-    """D3: one round over the positions, which changes levels, Σ w·x·l and Σ w·l² in place; tells which columns moved."""
+    """D3: one round, which changes levels, Σ w·x·l and Σ w·l² in place; tells which columns moved."""
     moved = np.zeros(x.shape[1], np.bool_)
     for xi, wi, level in zip(x, weights, levels, strict=True):
         wx = wi * xi
