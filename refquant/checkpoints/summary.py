@@ -11,9 +11,10 @@ class DtypeSummary:
     """All tensors of one dtype.
 
     Attributes:
-        dtype: safetensors' name.
+        dtype: as the file's format names it.
         tensors: how many there are.
         weights: their elements.
+        bits_per_weight: bits of their bytes over their elements; 0 where there are none.
         bytes: their bytes in the file.
         share: of all bytes, 0 to 1; 0 where there are none.
     """
@@ -21,6 +22,7 @@ class DtypeSummary:
     dtype: str
     tensors: int
     weights: int
+    bits_per_weight: float
     bytes: int
     share: float
 
@@ -30,11 +32,18 @@ def summarize(tensors: Iterable[CheckpointTensor]) -> list[DtypeSummary]:
     by_dtype: dict[str, list[CheckpointTensor]] = {}
     for tensor in tensors:
         by_dtype.setdefault(tensor.dtype, []).append(tensor)
-    sizes = {dtype: sum(t.nbytes for t in group) for dtype, group in by_dtype.items()}
-    total = sum(sizes.values())
-    return [
-        DtypeSummary(
-            dtype, len(group), sum(t.size for t in group), sizes[dtype], sizes[dtype] / total if total else 0.0
-        )
-        for dtype, group in sorted(by_dtype.items(), key=lambda item: (-sizes[item[0]], item[0]))
-    ]
+    total = sum(tensor.nbytes for group in by_dtype.values() for tensor in group)
+    summaries = [_summary(dtype, group, total) for dtype, group in by_dtype.items()]
+    return sorted(summaries, key=lambda summary: (-summary.bytes, summary.dtype))
+
+
+def _summary(dtype: str, group: list[CheckpointTensor], total: int) -> DtypeSummary:
+    weights, size = sum(tensor.size for tensor in group), sum(tensor.nbytes for tensor in group)
+    return DtypeSummary(
+        dtype=dtype,
+        tensors=len(group),
+        weights=weights,
+        bits_per_weight=8 * size / weights if weights else 0.0,
+        bytes=size,
+        share=size / total if total else 0.0,
+    )

@@ -47,10 +47,10 @@ def test_tensors_metadata_and_a_summary_for_each_dtype_are_printed(capsys, model
     assert ["flag", "BOOL", "scalar", "1"] in lines
     assert ["format", "pt"] in lines
     assert ["long", "x" * 100 + "…", "(500", "characters)"] in lines
-    assert ["F32", "2", "16", "64", "79.0%"] in lines
-    assert ["BF16", "1", "8", "16", "19.8%"] in lines
-    assert ["BOOL", "1", "1", "1", "1.2%"] in lines
-    assert ["total", "4", "25", "81"] in lines
+    assert ["F32", "2", "16", "32", "64", "79.0%"] in lines
+    assert ["BF16", "1", "8", "16", "16", "19.8%"] in lines
+    assert ["BOOL", "1", "1", "8", "1", "1.2%"] in lines
+    assert ["total", "4", "25", "25.92", "81"] in lines
 
 
 def test_json_is_one_document_with_everything_in_full(capsys, model):
@@ -64,9 +64,9 @@ def test_json_is_one_document_with_everything_in_full(capsys, model):
         "name": "embed", "dtype": "BF16", "shape": [4, 2], "bytes": 16, "file": "model.safetensors"
     }  # fmt: skip
     assert document["dtypes"] == [
-        {"dtype": "F32", "tensors": 2, "weights": 16, "bytes": 64, "share": 64 / 81},
-        {"dtype": "BF16", "tensors": 1, "weights": 8, "bytes": 16, "share": 16 / 81},
-        {"dtype": "BOOL", "tensors": 1, "weights": 1, "bytes": 1, "share": 1 / 81},
+        {"dtype": "F32", "tensors": 2, "weights": 16, "bits_per_weight": 32, "bytes": 64, "share": 64 / 81},
+        {"dtype": "BF16", "tensors": 1, "weights": 8, "bits_per_weight": 16, "bytes": 16, "share": 16 / 81},
+        {"dtype": "BOOL", "tensors": 1, "weights": 1, "bits_per_weight": 8, "bytes": 1, "share": 1 / 81},
     ]
     assert document["total"] == {"tensors": 4, "weights": 25, "bytes": 81}
 

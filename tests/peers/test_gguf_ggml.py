@@ -1,5 +1,6 @@
 """The GGUF reader and writer against ggml's own: the same content where both read a file, else the reason."""
 
+import ctypes
 import re
 import subprocess
 from collections import Counter
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from refquant.audit.file_type import NAMES
+from refquant.checkpoints.ggml_types import REMOVED, TENSOR_TYPES
 from refquant.checkpoints.gguf_header import read_header
 from refquant.checkpoints.gguf_split import open_gguf
 from refquant.checkpoints.gguf_split_writer import split_by_bytes, split_by_tensors, write_split
@@ -17,7 +20,7 @@ from refquant.errors import CheckpointError
 from tests.checkpoints.gguf_corpus import BROKEN, LOADED
 from tests.checkpoints.test_broken_gguf import mutated
 from tests.peers.ggml_gguf import CRASHED, Peer, metadata_bytes
-from tests.peers.llama_cpp import tool
+from tests.peers.llama_cpp import ggml, source, tool
 from tests.peers.smollm2 import gguf_path
 
 pytestmark = pytest.mark.peers
@@ -201,3 +204,28 @@ def test_llama_gguf_split_merges_what_is_split_here(tmp_path):
         (t.name, t.raw().tobytes()) for t in whole.tensors.values()
     ]
     assert list(merged.metadata) == [*whole.metadata, "split.no", "split.tensors.count", "split.count"]
+
+
+def test_file_types_have_the_numbers_of_llama_h():
+    text = (source() / "include" / "llama.h").read_text()
+    theirs = {
+        int(number): name
+        for name, number in re.findall(r"LLAMA_FTYPE_(?:MOSTLY|ALL)_(\w+) *= (\d+),", text)  # removed ones too
+    }
+    assert {number: name for number, (name, _) in NAMES.items()} == theirs
+
+
+def test_types_have_the_sizes_of_ggml():
+    lib = ggml()
+    lib.ggml_type_size.restype, lib.ggml_blck_size.restype = ctypes.c_size_t, ctypes.c_int64
+    lib.ggml_type_name.restype = ctypes.c_char_p
+    for number, kind in TENSOR_TYPES.items():
+        assert (lib.ggml_blck_size(number), lib.ggml_type_size(number)) == (kind.block_size, kind.block_bytes)
+        assert lib.ggml_type_name(number).decode().upper() == kind.name
+    for number in REMOVED:
+        assert lib.ggml_blck_size(number) == 0
+    assert len(TENSOR_TYPES) + len(REMOVED) == int(re.search(r"GGML_TYPE_COUNT *= (\d+)", ggml_h())[1])
+
+
+def ggml_h():
+    return (source() / "ggml" / "include" / "ggml.h").read_text()

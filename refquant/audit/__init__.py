@@ -1,0 +1,1 @@
+"""Findings about a checkpoint: what it claims, held against what it holds."""
