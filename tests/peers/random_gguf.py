@@ -1,6 +1,6 @@
 """Small random models of many shapes as GGUF files, written by the `gguf` package."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -23,7 +23,7 @@ class Shape:
     vocab: int = 96
     tied: bool = False
     fused_qkv: bool = False
-    extra: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    extra: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes in C order."""
@@ -44,7 +44,7 @@ class Shape:
             block |= {f"ffn_{part}{suffix}": (*stack, self.ff, self.embd) for part in ("gate", "up")}
             block[f"ffn_down{suffix}"] = (*stack, self.embd, self.ff)
             shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in block.items()}
-        return shapes | self.extra
+        return shapes | dict(self.extra)
 
 
 def write(path: Path, shape: Shape, dtype: str = "F32", seed: int = 0, metadata: dict | None = None) -> Path:
