@@ -17,6 +17,7 @@ def run_llama_kl(args: argparse.Namespace) -> int:
     from refquant.evaluation.schemes import check_scheme, name_of, parse_scheme, quantized
     from refquant.evaluation.table import record
     from refquant.models import load_model
+    from refquant.models.rounded_inputs import with_activations
 
     _check(args)
     scheme = parse_scheme(args.format) if args.format else None
@@ -28,11 +29,12 @@ def run_llama_kl(args: argparse.Namespace) -> int:
             model = stack.enter_context(quantized(model, scheme, args.embeddings)).model
         bar = stack.enter_context(progress())
         task = bar.add_task("tokens", total=None)
+        model = with_activations(model, args.activations)
         found = llama_kl(model, base, lambda done, total: bar.update(task, completed=done, total=total))
     name = None if scheme is None else name_of(scheme)
     if args.json:
-        how = {"model": args.model, "scheme": name, "kl_base": str(args.kl_base), "window": base.window}
-        print_json({**how, **record(found)})
+        how = {"model": args.model, "scheme": name, "activations": args.activations, "kl_base": str(args.kl_base)}
+        print_json({**how, "window": base.window, **record(found)})
     else:
         _print_text(args.model + (f", quantized to {name}" if name else ""), base, found)
     return 0

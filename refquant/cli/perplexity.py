@@ -64,6 +64,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="keep",
         help="with --format: what happens to token embedding and head (default: keep)",
     )
+    what.add_argument(
+        "--activations",
+        metavar="float32|llama.cpp",
+        default="float32",
+        help="llama.cpp: round the input of every quantized matrix to eight bits first, as llama.cpp does on a CPU "
+        "(default: float32)",
+    )
     what.add_argument("--base", metavar="MODEL", help="compare with this model, which may be the same folder")
     add_base_memory_argument(what)
     what.add_argument(
@@ -82,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from refquant.evaluation.schemes import check_scheme, name_of, parse_scheme, quantized
     from refquant.evaluation.scoring import make_plan
     from refquant.models import load_model
+    from refquant.models.rounded_inputs import with_activations
 
     if args.kl_base:
         return run_llama_kl(args)
@@ -104,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if scheme is not None:
             check_scheme(model, scheme, args.embeddings)
             model = stack.enter_context(quantized(model, scheme, args.embeddings)).model
-        figures = _measure(args, model, base, plan)
+        figures = _measure(args, with_activations(model, args.activations), base, plan)
     name = None if scheme is None else name_of(scheme)
     if args.json:
         print_json(_document(args, name, *figures))
@@ -150,6 +158,7 @@ def _document(
         "text": str(args.text or args.ids),
         "scheme": scheme,
         "embeddings": _embeddings(args, scheme),
+        "activations": args.activations,
         **record(measured),
         "base": args.base,
         "base_perplexity": record(base)["perplexity"] if base else None,
@@ -175,6 +184,7 @@ def _print_text(
     embeddings = _embeddings(args, scheme)
     quantized = [f"quantized to {scheme}"] if scheme else []
     quantized += [f"embeddings: {embeddings}"] if embeddings else []
+    quantized += ["activations of llama.cpp"] if args.activations != "float32" else []
     lines = [
         ("model", ", ".join([args.model, *quantized])),
         ("text", str(args.text or args.ids)),
