@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from refquant.arrays import Float32
+from refquant.arrays import Array, Float32
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
 from refquant.formats.ggml_grid import grid
-from refquant.formats.ggml_grid_search import GridSearch, targets
+from refquant.formats.ggml_grid_search import GridSearch, Mask, targets
 from refquant.formats.ggml_iq_blocks import (
     as_sub_blocks,
     by_block,
@@ -102,11 +102,21 @@ def _encode_iq3_s(w: Float32, weights: Float32) -> Blocks:
     index = by_block(index, len(w))  # (blocks, 64)
     stored = np.empty(len(w), IQ3_S)
     stored["d"] = d
-    stored["qs"] = index & 255
+    stored["qs"] = _closed_up(index & 255, empty)
     stored["qh"] = np.packbits(index >> 8, axis=1, bitorder="little")
-    stored["signs"] = by_block(signs, len(w))
+    stored["signs"] = _closed_up(by_block(signs, len(w)), empty)
     stored["scales"] = nibble_pairs(codes)
     return stored
+
+
+def _closed_up(groups: Array, empty: Mask) -> Array:
+    """Groups (blocks, 8 · n) of sub-blocks, with those of empty ones after all others.
+
+    ggml does not move on in `qs` and `signs` where it skips an empty sub-block, but does so in `qh` and `scales`.
+    """
+    blocks = len(groups)
+    order = np.argsort(empty.reshape(8, blocks).T, axis=1, kind="stable")
+    return np.take_along_axis(groups.reshape(blocks, 8, -1), order[:, :, None], axis=1).reshape(blocks, -1)
 
 
 def decode_iq3_s(blocks: Blocks) -> Float32:
