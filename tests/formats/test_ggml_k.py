@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refquant as rq
+from refquant.conformance import ggml_k_search as slow
 from refquant.conformance.bits import assert_same_bits
 from refquant.conformance.ggml_blocks import ggml_block, imatrix
 from refquant.conformance.ggml_k import ELEMENTS
@@ -323,3 +324,77 @@ def test_a_block_is_found_exactly_where_a_scale_and_codes_explain_it():
         scale, found = symmetric_search((codes - 8) * np.float32(0.5), np.ones_like(x), 8)
     assert scale == 0.5
     assert np.array_equal(found, codes)
+
+
+# The searches against their second reading.
+
+
+def columns(draw_block, data):
+    """Some sub-blocks of 16 and weights for them, (16, columns): as in blocks, or of few weights that count."""
+    x = np.ascontiguousarray(data.draw(draw_block).reshape(-1, 16).T)
+    weights = np.ascontiguousarray(data.draw(imatrix(x.size)).reshape(-1, 16).T)
+    if data.draw(st.booleans()):
+        weights[data.draw(st.integers(1, 15)) :] = 0
+    return x, weights
+
+
+BLOCKS = st.one_of(ggml_block(48), ggml_block(48, -20, 14), ggml_block(48, -30, 40))
+SOME = settings(max_examples=100)
+
+
+def assert_same_search(found, x, weights, definition):
+    """A search of all columns gives what the definition gives for each."""
+    for column in range(x.shape[1]):
+        expected = definition(list(x[:, column]), list(weights[:, column]))
+        for ours, theirs in zip(found, expected, strict=True):
+            theirs = np.array(theirs, ours.dtype)
+            ours = ours[..., column]
+            if ours.dtype == np.float32 and np.isnan(ours) and np.isnan(theirs):
+                continue
+            assert_same_bits(ours.copy(), theirs, f"column {column}")
+
+
+@SOME
+@given(st.data(), st.sampled_from([4, 8, 16, 32]))
+def test_the_search_around_zero_is_what_the_page_says(data, half):
+    x, weights = columns(BLOCKS, data)
+    with np.errstate(all="ignore"):
+        assert_same_search(symmetric_search(x, weights, half), x, weights, lambda a, v: slow.symmetric(a, v, half))
+
+
+@SOME
+@given(st.data())
+def test_the_descent_is_what_the_page_says(data):
+    x, weights = columns(BLOCKS, data)
+    x[0] = -np.abs(x).max(axis=0) * np.float32(data.draw(st.sampled_from([0.5, 1, 1, 1.5])))
+    with np.errstate(all="ignore"):
+        assert_same_search(descent_search(x, 4), x, weights, lambda a, v: slow.descent(a, 4))
+
+
+MINIMUM = [
+    (3, Trials(-0.5, 0.1, 15), np.abs),
+    (15, Trials(-1.0, 0.1, 20), np.square),
+    (3, WEIGHTED_TRIALS, np.square),
+    (31, WEIGHTED_TRIALS, np.square),
+]
+
+
+@SOME
+@given(st.data(), st.sampled_from(MINIMUM))
+def test_the_search_with_a_minimum_is_what_the_page_says(data, how):
+    x, weights = columns(BLOCKS, data)
+    top, trials, loss = how
+    definition = (trials.first, trials.step, trials.last)
+    with np.errstate(all="ignore"):
+        found = minimum_search(x, weights, top, trials, loss)
+        assert_same_search(found, x, weights, lambda a, v: slow.minimum(a, v, top, definition, loss))
+
+
+@SOME
+@given(st.data(), st.sampled_from([15, 63]))
+def test_the_search_for_a_scale_of_scales_is_what_the_page_says(data, top):
+    x, weights = columns(BLOCKS, data)
+    if data.draw(st.booleans()):
+        x = np.abs(x)
+    with np.errstate(all="ignore"):
+        assert_same_search(scale_search(x, weights, top), x, weights, lambda a, v: slow.scale_of_scales(a, v, top))
