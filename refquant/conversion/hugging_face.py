@@ -24,21 +24,22 @@ from refquant.models.gguf_config import read_config
 from refquant.models.weights import Names, bind, find_names
 
 _QUANTIZATION_VERSION: Final = 2  # GGML_QNT_VERSION of ggml.h
-# What generation_config.json says of sampling: its key, GGUF's, and the value's type, in the converter's order.
-_SAMPLING: Final[tuple[tuple[str, str, Callable[[Any], Value]], ...]] = (
-    ("sequence", "sequence", string),
-    ("top_k", "top_k", i32),
-    ("top_p", "top_p", f32),
-    ("min_p", "min_p", f32),
-    ("xtc_probability", "xtc_probability", f32),
-    ("xtc_threshold", "xtc_threshold", f32),
-    ("temperature", "temp", f32),
-    ("penalty_last_n", "penalty_last_n", i32),
-    ("repetition_penalty", "penalty_repeat", f32),
-    ("mirostat", "mirostat", i32),
-    ("mirostat_tau", "mirostat_tau", f32),
-    ("mirostat_eta", "mirostat_eta", f32),
-)
+# What generation_config.json may say of sampling, as GGUF calls it and stores it, in the converter's order.
+_SAMPLING: Final[dict[str, tuple[type, Callable[[object], Value]]]] = {
+    "sequence": (str, string),
+    "top_k": (int, i32),
+    "top_p": (float, f32),
+    "min_p": (float, f32),
+    "xtc_probability": (float, f32),
+    "xtc_threshold": (float, f32),
+    "temp": (float, f32),
+    "penalty_last_n": (int, i32),
+    "penalty_repeat": (float, f32),
+    "mirostat": (int, i32),
+    "mirostat_tau": (float, f32),
+    "mirostat_eta": (float, f32),
+}
+_THEIR_NAMES: Final = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,17 @@ def _metadata(folder: Path, name: str, facts: Facts, tensors: Iterable[Converted
 def _sampling(folder: Path) -> dict[str, Value]:
     path = folder / "generation_config.json"
     given = _document(path) if path.is_file() else {}
-    return {f"general.sampling.{key}": make(given[theirs]) for theirs, key, make in _SAMPLING if theirs in given}
+    values: dict[str, Value] = {}
+    for key, (kind, make) in _SAMPLING.items():
+        theirs = _THEIR_NAMES.get(key, key)
+        value = given.get(theirs)
+        if isinstance(value, int) and kind is float:
+            value = float(value)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ModelError(f"{path}: {theirs} is {value!r}; it must be of type {kind.__name__}")
+        if value is not None:
+            values[f"general.sampling.{key}"] = make(value)
+    return values
 
 
 def _general(folder: Path, raw: Mapping[str, Any], parameters: int) -> dict[str, Value]:
@@ -156,7 +167,11 @@ def _tokens(folder: Path) -> int | None:
     if (folder / "tokenizer.model").is_file() or not path.is_file():
         return None
     tokenizer = _document(path)
-    return len(tokenizer["model"]["vocab"]) + len(tokenizer.get("added_tokens", []))
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens", [])
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict | list) or not isinstance(added, list):
+        raise ModelError(f"{path}: model.vocab and added_tokens must list the tokens")
+    return len(vocab) + len(added)
 
 
 def _document(path: Path) -> dict[str, Any]:

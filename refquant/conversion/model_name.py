@@ -55,7 +55,7 @@ def parse_name(name: str, parameters: int) -> ModelName:
     """
     if " " in name:
         return ModelName(name)
-    organization, slash, title = name.rpartition("/") if name.count("/") == 1 else ("", "", name)
+    organization, _, title = name.partition("/") if "/" in name else (None, "", name)
     parts = [_Part(word) for word in title.split("-") if word]
     for i, part in enumerate(parts):
         _classify(part, first=i == 0, parameters=parameters)
@@ -68,7 +68,7 @@ def parse_name(name: str, parameters: int) -> ModelName:
     version = "-".join(p.text for p in parts if "version" in p.kinds and "base" not in p.kinds) or None
     return ModelName(
         title=title,
-        organization=organization if slash and not organization.startswith(".") and organization else None,
+        organization=None if organization is None or organization.startswith(".") else organization,  # not ./name
         basename=base if size or tuned or version else None,
         finetune=tuned,
         version=version,

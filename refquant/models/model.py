@@ -18,7 +18,7 @@ from refquant.models.cache import Cache
 from refquant.models.config import ModelConfig
 from refquant.models.forward import Block, Run, run_blocks
 from refquant.models.threads import spread
-from refquant.models.weights import Dense, Linear, Names, Norm, Weight, check_shape
+from refquant.models.weights import Dense, Linear, Names, Norm, Weight, check_shape, rows_of
 
 if TYPE_CHECKING:
     from refquant.models.tokenizer import Tokenizer
@@ -141,7 +141,7 @@ class Model:
         return array.astype(np.int64)
 
     def _embed(self, ids: npt.NDArray[np.int64], first: int) -> Float32:
-        x = self.weights[self.names.embedding].dequantize()[ids]  # (batch, tokens, hidden), a copy
+        x = rows_of(self.weights[self.names.embedding], ids)  # (batch, tokens, hidden), a copy
         if self.config.embedding_scale != 1:
             x *= np.float32(self.config.embedding_scale)
         if self.names.positions is not None:

@@ -7,8 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from refquant.arrays import Float32, Shape
+from refquant.arrays import Float32, Int64, Shape
 from refquant.errors import ModelError
+from refquant.formats.base import QuantizedTensor
+from refquant.formats.ggml import GgmlFormat
 from refquant.models.architectures import Architecture
 from refquant.models.config import ModelConfig
 
@@ -78,6 +80,15 @@ def product(x: Float32, weight: Weight, out: Float32 | None = None) -> Float32:
         return weight.linear(x)
     y: Float32 = np.matmul(x, weight.dequantize().T, out=out)
     return y
+
+
+def rows_of(weight: Weight, rows: Int64) -> Float32:
+    """Some rows of a matrix (…, n) for row numbers (…); of a matrix in ggml's blocks no others are widened."""
+    if not isinstance(weight, QuantizedTensor) or not isinstance(weight.format, GgmlFormat):
+        return weight.dequantize()[rows]
+    used, places = np.unique(rows, return_inverse=True)
+    some = QuantizedTensor(weight.format, (len(used), *weight.shape[1:]), {"blocks": weight.parts["blocks"][used]})
+    return some.dequantize()[places.reshape(rows.shape)]
 
 
 @dataclass(frozen=True)
