@@ -9,6 +9,7 @@ import pytest
 from refquant.checkpoints import open as open_checkpoint
 from refquant.checkpoints.gguf_values import string, u32
 from refquant.conversion import FILE_TYPES, plan
+from refquant.conversion.file_types import ALIASES
 from refquant.errors import RefquantError
 from tests.peers.llama_cpp import source, tool
 from tests.peers.llama_quantize import random_imatrix
@@ -60,6 +61,13 @@ def planned_types(model, name, *options):
 def models(tmp_path_factory):
     """The models of SHAPES, made when they are asked for."""
     return cache(lambda name: write(tmp_path_factory.mktemp("model") / "model.gguf", SHAPES[name]))
+
+
+def test_the_file_types_are_those_that_llama_quantize_offers():
+    usage = subprocess.run([str(tool("llama-quantize"))], capture_output=True, text=True, check=False).stdout
+    offered = dict(reversed(row) for row in re.findall(r"^ +(\d+)  or  (\w+)", usage, re.MULTILINE))
+    known = {kind.name: str(kind.number) for kind in FILE_TYPES if kind.number is not None}
+    assert known | {alias: known[name] for alias, name in ALIASES.items()} == offered
 
 
 @pytest.mark.parametrize("shape", SHAPES)
