@@ -31,7 +31,7 @@ def test_every_command_explains_itself_with_examples(command, capsys):
 
 
 def test_the_commands_are_those_of_the_readme():
-    assert sorted(NAMES) == ["bench", "formats", "generate", "inspect", "perplexity"]
+    assert sorted(NAMES) == ["bench", "formats", "generate", "imatrix", "inspect", "perplexity", "quantize"]
 
 
 def test_python_m_refquant_is_the_same_program():
