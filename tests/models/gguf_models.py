@@ -21,7 +21,9 @@ LOSSLESS: dict[str, dict[str, Any]] = {
     "qwen3": CONFIGS["Qwen3ForCausalLM"],
     "gemma2": CONFIGS["Gemma2ForCausalLM"] | {"query_pre_attn_scalar": 8},
     "gemma3": CONFIGS["Gemma3ForCausalLM"]
-    | {"query_pre_attn_scalar": 8, "sliding_window_pattern": 6, "num_hidden_layers": 7, "final_logit_softcapping": 2.0},
+    | {"query_pre_attn_scalar": 8, "sliding_window_pattern": 6, "num_hidden_layers": 7, "rope_local_base_freq": 500.0}
+    | {"final_logit_softcapping": 2.0},
+    "gemma2 of 27B's depth": CONFIGS["Gemma2ForCausalLM"] | {"num_hidden_layers": 46, "query_pre_attn_scalar": 6},
     "phi3": CONFIGS["Phi3ForCausalLM"] | {"hidden_size": 32},
     "gpt2": CONFIGS["GPT2LMHeadModel"],
 }
