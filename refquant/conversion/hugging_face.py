@@ -16,6 +16,7 @@ from refquant.conversion.hugging_face_keys import Facts, early_parameters, hyper
 from refquant.conversion.hugging_face_tensors import FILE_TYPES, ConvertedTensor, converted, guess_type, rope_tensors
 from refquant.conversion.lost import what_is_lost
 from refquant.conversion.model_name import parse_name, size_label, titled
+from refquant.conversion.tokenizer_metadata import tokenizer_metadata
 from refquant.errors import CheckpointError, ModelError, unknown_name
 from refquant.models.architectures import ARCHITECTURES
 from refquant.models.config import parse_config
@@ -64,22 +65,23 @@ class HuggingFaceGguf:
         return {key: value.value for key, value in self.typed_metadata.items()}
 
 
-def as_gguf(path: str | os.PathLike[str], outtype: str = "auto") -> HuggingFaceGguf:
+def as_gguf(path: str | os.PathLike[str], outtype: str = "auto", pre: str | None = None) -> HuggingFaceGguf:
     """See a Hugging Face folder as a GGUF.
 
     Args:
-        path: a folder with config.json and safetensors weights, and a tokenizer unless ids will do.
+        path: a folder with config.json and safetensors weights; without tokenizer files there are no tokenizer keys.
         outtype: how matrices are stored: "f32", "f16", "bf16", or "auto", which is bf16 or f16, whichever the folder's
             first half-precision matrix has, and f16 where none has. Vectors and learned positions stay float32.
+        pre: llama.cpp's name of the pre-tokenizer, where the ids of its probe text do not tell it.
 
     Returns:
         Metadata, and tensors that are converted one by one when they are asked for. A value beyond float16's range
         becomes an infinity in "f16".
 
     Raises:
-        ModelError: an architecture or configuration that is not supported or has no form in GGUF; a tensor that is
-            missing, of another shape than the configuration says, or unknown.
-        CheckpointError: no config.json, or broken weights.
+        ModelError: an architecture, configuration or tokenizer that is not supported or has no form in GGUF; a tensor
+            that is missing, of another shape than the configuration says, or unknown.
+        CheckpointError: no config.json, or broken weights or tokenizer files.
         UnknownNameError: another outtype.
 
     Source: llama.cpp, convert_hf_to_gguf.py and conversion/*.py.
@@ -103,7 +105,7 @@ def as_gguf(path: str | os.PathLike[str], outtype: str = "auto") -> HuggingFaceG
         rows = _tokens(folder) if name == "gemma3" else None
         divisors = [] if names.architecture.positions else rope_tensors(facts.rope, name, folder)
         tensors = {t.name: t for t in (*divisors, *converted(stored, names, target, kind, rows))}
-        metadata = _metadata(folder, name, facts, tensors.values())
+        metadata = _metadata(folder, name, facts, tensors.values()) | _tokenizer(folder, name, pre)
         _, kept = read_config({key: value.value for key, value in metadata.items()}, tensors)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None
@@ -111,7 +113,7 @@ def as_gguf(path: str | os.PathLike[str], outtype: str = "auto") -> HuggingFaceG
 
 
 def _metadata(folder: Path, name: str, facts: Facts, tensors: Iterable[ConvertedTensor]) -> dict[str, Value]:
-    """Every key, in the converter's order."""
+    """Every key before the tokenizer's, in the converter's order."""
     return {
         "general.architecture": string(name),
         **early_parameters(name, facts),
@@ -159,6 +161,12 @@ def _general(folder: Path, raw: Mapping[str, Any], parameters: int) -> dict[str,
         "size_label": first("size_label") or size_label(parameters),
     }
     return {f"general.{key}": string(value) for key, value in words.items() if value is not None}
+
+
+def _tokenizer(folder: Path, name: str, pre: str | None) -> dict[str, Value]:
+    """The tokenizer's keys; none of a folder without a tokenizer, whose model takes ids alone."""
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    return tokenizer_metadata(folder, name, pre) if any((folder / file).is_file() for file in files) else {}
 
 
 def _tokens(folder: Path) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from refquant.checkpoints.gguf_split import open_gguf
+from refquant.conversion import hugging_face
 from refquant.conversion.hugging_face import as_gguf
 from tests.peers.hf_converter import convert
 from tests.peers.test_transformers import VOCAB
@@ -54,6 +55,12 @@ def build(name: str, folder: Path) -> Path:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"n_ctx": config["n_positions"]}))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _without_vocab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `convert`; test_llama_vocab.py compares tokenizers."""
+    monkeypatch.setattr(hugging_face, "_tokenizer", lambda folder, name, pre: {})
 
 
 @pytest.fixture(scope="module")
