@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from refquant.checkpoints import open as open_checkpoint
 from refquant.checkpoints.gguf_values import Value, f32, i32, string, u32
 from refquant.conversion.hugging_face_keys import Facts, early_parameters, hyper_parameters
 from refquant.conversion.hugging_face_tensors import FILE_TYPES, ConvertedTensor, converted, guess_type, rope_tensors
-from refquant.conversion.lost import what_is_lost
+from refquant.conversion.lost import tokens_lost, what_is_lost
 from refquant.conversion.model_name import parse_name, size_label, titled
 from refquant.conversion.tokenizer_metadata import tokenizer_metadata
 from refquant.errors import CheckpointError, ModelError, unknown_name
@@ -51,18 +52,23 @@ class HuggingFaceGguf:
         path: the folder.
         typed_metadata: values by key with their types, in the order that the converter writes them.
         tensors: by GGUF's names, in the order that the converter writes them.
-        lost: in words, what the model computes and no key of its architecture says.
+        model_lost: in words, what the model computes and no key of its architecture says.
     """
 
     path: Path
     typed_metadata: Mapping[str, Value] = field(repr=False)
     tensors: Mapping[str, ConvertedTensor] = field(repr=False)
-    lost: tuple[str, ...] = ()
+    model_lost: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def metadata(self) -> dict[str, object]:
         """The values alone."""
         return {key: value.value for key, value in self.typed_metadata.items()}
+
+    @cached_property
+    def lost(self) -> tuple[str, ...]:
+        """In words, all that is lost: what no key says of the model, and a tokenizer that gives other ids."""
+        return (*self.model_lost, *tokens_lost(self.path, self.metadata))
 
 
 def as_gguf(path: str | os.PathLike[str], outtype: str = "auto", pre: str | None = None) -> HuggingFaceGguf:

@@ -2,13 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from refquant.conversion.tokenizer_metadata import PROBE
 from refquant.models.config import Layer, ModelConfig
+from refquant.models.gguf_tokenizer import from_metadata
 from refquant.models.rope import Rope
+from refquant.models.tokenizer import load_tokenizer
 
 _TOLERANCE: Final = 1e-5  # keys are float32, and so are divisors of frequencies
 _SAME: Final = ("activation", "head_dim", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "num_layers")
@@ -27,6 +31,16 @@ def what_is_lost(config: ModelConfig, kept: ModelConfig) -> tuple[str, ...]:
     layers = list(zip(config.layers, kept.layers, strict=False))
     counts = Counter(words for ours, theirs in layers for words in _lost_of_layer(ours, theirs, config.max_positions))
     return (*lost, *(f"{words}, in {count} of {len(layers)} layers" for words, count in counts.items()))
+
+
+def tokens_lost(folder: Path, metadata: Mapping[str, object]) -> tuple[str, ...]:
+    """Whether the tokenizer that the keys describe gives other ids than the folder's tokenizer.json."""
+    if not (folder / "tokenizer.json").is_file() or "tokenizer.ggml.model" not in metadata:
+        return ()
+    given, kept = load_tokenizer(folder).encode(PROBE), from_metadata(metadata).encode(PROBE)
+    if np.array_equal(given, kept):
+        return ()
+    return (f"tokenizer: {len(kept)} ids of a probe text, which are not the {len(given)} of tokenizer.json",)
 
 
 def _differs(name: str, config: ModelConfig, kept: ModelConfig) -> str:

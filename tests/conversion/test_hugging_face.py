@@ -9,6 +9,7 @@ from refquant.conversion import hugging_face
 from refquant.conversion.hugging_face import as_gguf
 from refquant.errors import CheckpointError, ModelError, UnknownNameError
 from refquant.floats import BF16
+from refquant.models import embedded
 from refquant.models.gguf_loading import order_of_halves
 from tests.models.random_models import CONFIGS, GPT2, LLAMA, random_model, tensors, write_folder
 
@@ -207,3 +208,10 @@ def test_folders_that_cannot_be_converted_are_named(tmp_path, arrays):
     (tmp_path / "missing" / "config.json").write_text("[1]")
     with pytest.raises(ModelError, match=r"config\.json: a JSON list given"):
         as_gguf(tmp_path / "missing")
+
+
+def test_a_tokenizer_whose_scores_no_file_has_is_listed_as_lost():
+    """The embedded model's tokenizer.json has merges and no scores, which is all that GGUF's SentencePiece goes by."""
+    converted = as_gguf(embedded.path())
+    assert converted.model_lost == ()
+    assert converted.lost == ("tokenizer: 538 ids of a probe text, which are not the 382 of tokenizer.json",)
