@@ -58,21 +58,22 @@ def words(text: str, patterns: tuple[str, ...]) -> Iterator[str]:
     ends = [len(text)]
     for pattern in patterns:
         compiled, on_classes = _compiled(pattern)
-        ends = _cut(by_class(text) if on_classes else with_plain_spaces(text), compiled, ends)
+        seen = by_class(text) if on_classes else with_plain_spaces(text)
+        ends = _cut(seen, compiled, ends, before=pattern not in _KEEPING)
     start = 0
     for end in ends:
         yield text[start:end]
         start = end
 
 
-def _cut(text: str, pattern: re.Pattern[str], ends: list[int]) -> list[int]:
-    """The ends of the pieces that the pattern cuts pieces into."""
+def _cut(text: str, pattern: re.Pattern[str], ends: list[int], before: bool) -> list[int]:
+    """The ends of the pieces that a pattern cuts pieces into: behind every match, and `before` each as well."""
     finer: list[int] = []
     start = 0
     for end in ends:
         at = start
         for match in pattern.finditer(text, start, end):
-            if match.start() > at:
+            if before and match.start() > at:
                 finer.append(match.start())
             at = match.end()
             if at > match.start():
@@ -107,6 +108,7 @@ _CASED_MARKED_WORD: Final = r"[^\r\n\p{L}\p{N}]?(?:[\p{Lu}\p{M}]*[\p{Ll}\p{M}]+|
 _CASED_SYMBOLS: Final = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 # 1234567 is 1 234 567: the short group is at the head of a run.
 _DIGITS_FROM_THE_RIGHT: Final = r"(?<!\p{N})\p{N}{1,2}(?=(?:\p{N}{3})*(?!\p{N}))|\p{N}{3}"
+_KEEPING: Final = {_DIGITS_FROM_THE_RIGHT}  # what stands before a match stays with it
 _LINES: Final = r"[^\n]+|\n+"
 _HAN_KANA: Final = r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _CJK: Final = r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"

@@ -1,4 +1,4 @@
-"""llama.cpp's vocabularies as an oracle, through ctypes: `llama_tokenize`, `llama_token_to_piece`, `llama_detokenize`."""
+"""llama.cpp's vocabularies as an oracle, through ctypes: its ids of a text, and the bytes of its tokens."""
 
 import ctypes
 from functools import cache
@@ -49,6 +49,7 @@ class LlamaVocab:
         if not self._model:
             raise ValueError(f"llama.cpp does not load {path}")
         self._vocab = library.llama_model_get_vocab(self._model)
+        self._buffer = ctypes.create_string_buffer(1 << 16)
 
     def close(self) -> None:
         _library().llama_model_free(self._model)
@@ -65,10 +66,9 @@ class LlamaVocab:
         return ids[:count]
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        buffer = ctypes.create_string_buffer(1 << 16)
-        count = _library().llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        count = _library().llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, special)
         assert count >= 0, count
-        return buffer.raw[:count]
+        return ctypes.string_at(self._buffer, count)
 
     def decode(self, ids: list[int]) -> bytes:
         """The bytes of ids, special tokens left out."""
