@@ -43,7 +43,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a Hugging Face folder (default: the embedded model)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a GGUF file or a Hugging Face folder (default: the embedded model)"
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--prompt", metavar="TEXT", default="", help="text to continue (default: none, BOS alone)")
     start.add_argument("--chat", metavar="TEXT", help="a message to answer, through the model's chat template")
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.model or embedded.path())
     tokenizer = model.tokenizer
     if tokenizer is None:
-        raise ModelError(f"{model.path}: no tokenizer.json; generate needs one to read the prompt and write text")
+        raise ModelError(f"{model.path}: no tokenizer; generate needs one to read the prompt and write text")
     prompt = _prompt(args, tokenizer)
     started = time.perf_counter()
     tokens = generate(model.in_memory(), prompt, max_tokens=args.max_tokens, sampling=sampling, seed=args.seed)

@@ -37,15 +37,15 @@ class Keys:
 
     def optional_integer(self, name: str) -> int | None:
         """A positive integer; None where the key is absent or 0."""
-        return None if self.get(name, 0) == 0 else self.integer(name)
+        return None if self._same(name, 0) == 0 else self.integer(name)
 
     def real(self, name: str, default: float | None = None) -> float:
-        """A positive, finite number."""
-        return positive_real(self.key(name), self.get(name, default))
+        """A positive, finite number, given once or once for each layer and there always the same."""
+        return positive_real(self.key(name), self._same(name, default))
 
     def optional_real(self, name: str) -> float | None:
         """A positive, finite number; None where the key is absent or 0."""
-        return None if self.get(name, 0.0) == 0 else self.real(name)
+        return None if self._same(name, 0.0) == 0 else self.real(name)
 
     def refuse(self, name: str, neutral: object, reason: str) -> None:
         """Raise unless the key is absent or has the value that changes nothing."""

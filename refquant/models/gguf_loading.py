@@ -89,7 +89,8 @@ def order_of_halves(rows: int, head_dim: int) -> Int64:
 
 
 def _tokenizer(checkpoint: GgufCheckpoint) -> "Tokenizer | None":
-    if checkpoint.metadata.get("tokenizer.ggml.model", "no_vocab") in ("no_vocab", "none"):
+    model = checkpoint.metadata.get("tokenizer.ggml.model")
+    if model is None or (isinstance(model, str) and model in ("no_vocab", "none")):
         return None
     from refquant.models.gguf_tokenizer import from_metadata
 

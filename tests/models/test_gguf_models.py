@@ -1,13 +1,15 @@
+import itertools
+
 import numpy as np
 import pytest
 
 import refquant as rq
-from refquant.checkpoints.gguf_values import ValueType, boolean, f32, numbers, string, u32
+from refquant.checkpoints.gguf_values import ValueType, boolean, f32, i64, numbers, string, strings, u32
 from refquant.checkpoints.gguf_writer import TensorSource, write_gguf
 from refquant.conversion.hugging_face import as_gguf
-from refquant.errors import ModelError
+from refquant.errors import ModelError, RefquantError
 from refquant.formats.base import QuantizedTensor
-from refquant.models.gguf_loading import order_of_halves
+from refquant.models.gguf_loading import load_gguf, order_of_halves
 from tests.models.gguf_models import LOSSLESS, folder_of, stored, write
 from tests.models.random_models import LLAMA, random_ids
 
@@ -166,7 +168,12 @@ def test_a_size_may_be_given_for_each_layer_if_it_is_the_same(tmp_path, llama):
 
 @pytest.mark.parametrize(
     ("pattern", "slides"),
-    [(None, [1, 0, 1]), (u32(3), [1, 1, 0]), (u32(0), [1, 1, 1]), (numbers(ValueType.BOOL, [False, True, False]), [0, 1, 0])],
+    [
+        (None, [1, 0, 1]),
+        (u32(3), [1, 1, 0]),
+        (u32(0), [1, 1, 1]),
+        (numbers(ValueType.BOOL, [False, True, False]), [0, 1, 0]),
+    ],
 )
 def test_the_layers_that_slide_follow_the_pattern(pattern, slides, tmp_path):
     metadata, arrays = stored(folder_of(LOSSLESS["gemma2"], tmp_path / "folder"))
@@ -245,3 +252,29 @@ def test_a_bias_that_only_the_first_block_has_is_missed_in_the_others(tmp_path, 
     arrays["blk.0.attn_q.bias"] = np.zeros(32, np.float32)
     with pytest.raises(ModelError, match=r"lacks blk\.1\.attn_q\.bias"):
         rq.load_model(write(tmp_path / "m.gguf", metadata, arrays))
+
+
+ODD = [
+    *(u32(0), u32(7), u32(2**32 - 1), i64(-1), f32(0.0), f32(np.nan), f32(np.inf), f32(1e-45), f32(2.5)),
+    *(boolean(True), boolean(False), string(""), string("yarn"), string("longrope"), strings([]), strings(["a", "b"])),
+    *(numbers(ValueType.U32, []), numbers(ValueType.U32, [3, 3, 3]), numbers(ValueType.F32, [1.0, np.nan])),
+    numbers(ValueType.BOOL, [True, False, True]),
+]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "phi3", "gpt2"])
+def test_any_value_of_any_key_gives_a_model_or_a_clear_error(name, tmp_path):
+    metadata, arrays = stored(folder_of(LOSSLESS[name], tmp_path / "folder"))
+    opened = rq.open(write(tmp_path / "m.gguf", metadata, arrays))
+    further = ("rope.scaling.type", "rope.scaling.factor", "attention.sliding_window_pattern", "expert_count")
+    keys = [*metadata, *(f"{name}.{key}" for key in further), "tokenizer.ggml.tokens", "tokenizer.ggml.model"]
+    messages, loaded = [], 0
+    for key, odd in itertools.product(keys, ODD):
+        opened.metadata = {**{k: v.value for k, v in metadata.items()}, key: odd.value}
+        try:
+            loaded += load_gguf(opened) is not None
+        except RefquantError as error:
+            messages.append(str(error))
+    assert loaded > 50
+    assert len(messages) > 50
+    assert all(message.startswith(str(tmp_path)) for message in messages)
