@@ -134,7 +134,7 @@ def fallback(name: str, kind: str, shape: Shape) -> str:
     if shape[-1] % BY_NAME[kind].block_size == 0:
         return kind
     instead = _FALLBACKS.get(kind, kind)
-    if instead is kind and BY_NAME[kind].block_size > _WITHOUT_SMALLER_BLOCKS:
+    if instead == kind and BY_NAME[kind].block_size > _WITHOUT_SMALLER_BLOCKS:
         raise RefquantError(
             f"tensor {quoted(name)}: rows of {shape[-1]} weights, which blocks of {BY_NAME[kind].block_size} ({kind}) "
             "do not divide, and llama.cpp names no type to fall back to: give it one with --tensor-type"

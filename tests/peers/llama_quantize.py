@@ -42,10 +42,10 @@ def compare(tmp_path, model, name, imatrix=None, arguments=(), options=None, thr
 
 
 def random_imatrix(path, model, without=()):
-    """Importances for every matrix but the embeddings, with some columns and one expert that have seen nothing."""
+    """Importances for every matrix but the embedding, with some columns and one expert that have seen nothing."""
     draw, entries = np.random.default_rng(7), {}
     for name, tensor in open_checkpoint(model).items():
-        if len(tensor.shape) < 2 or role_of(name) in ("token_embd", "output") or any(part in name for part in without):
+        if len(tensor.shape) < 2 or role_of(name) == "token_embd" or any(part in name for part in without):
             continue
         matrices = tensor.shape[0] if len(tensor.shape) > 2 else 1
         sums = (draw.standard_normal((matrices, tensor.shape[-1])) ** 2 * 300).astype(np.float32)
