@@ -148,7 +148,7 @@ def _sub_scales(blocks: Blocks, codes: UInt8) -> Float32:
 
 
 register(
-    GgmlFormat(GgmlType("iq2_xxs", 16, 256, IQ2_XXS, decode_iq2_xxs, None, encode_iq2_xxs)),
+    GgmlFormat(GgmlType("iq2_xxs", 16, 256, IQ2_XXS, decode_iq2_xxs, None, encode_iq2_xxs, largest=2.0**59)),
     GgmlFormat(GgmlType("iq2_xs", 17, 256, IQ2_XS, decode_iq2_xs, None, encode_iq2_xs)),
     GgmlFormat(GgmlType("iq2_s", 22, 256, IQ2_S, decode_iq2_s, encode_iq2_s, encode_weighted_iq2_s)),
 )

@@ -56,7 +56,8 @@ def weighted_by(importance: Float32, w: Float32, variance: Float32) -> Float32:
 def as_sub_blocks(w: Float32, size: int) -> Float32:
     """(blocks, 256) to columns of sub-blocks, (size, sub-blocks · blocks)."""
     positions = as_columns(w, BLOCK).reshape(-1, size, len(w))  # (sub-blocks, size, blocks)
-    return positions.swapaxes(0, 1).reshape(size, -1)
+    # Contiguous for a single block too, where reshaping gives a view whose sums would be pairwise.
+    return np.ascontiguousarray(positions.swapaxes(0, 1).reshape(size, -1))
 
 
 def by_block(groups: Array, blocks: int) -> Array:
