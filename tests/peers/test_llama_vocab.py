@@ -84,7 +84,6 @@ def test_every_token_has_the_bytes_and_the_file_the_special_tokens_that_llama_cp
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=15)
 @given(texts=TEXTS)
 @example(texts=["", " ", "\n", "a" * 500, " " * 300 + "x", "\n" * 70 + " a", "1" * 50, "<s> a</s> <unk> b <s>"])
 def test_hard_texts_get_llama_cpps_ids(name, texts):
@@ -93,7 +92,6 @@ def test_hard_texts_get_llama_cpps_ids(name, texts):
 
 
 @pytest.mark.parametrize("name", ["llama-spm", "phi-3", "nomic-bert-moe", "command-r", "qwen2"])
-@settings(max_examples=15)
 @given(texts=TEXTS)
 def test_decoding_and_streaming_give_llama_cpps_bytes(name, texts):
     ours, theirs = vocabulary(name)
