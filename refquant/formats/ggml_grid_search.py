@@ -28,7 +28,7 @@ class Choice:
     Attributes:
         scale: float32 (columns,).
         index: the grid index of every group, (groups, columns).
-        explained: the sub-blocks for which some step explained anything, (columns,).
+        explained: the sub-blocks for which some target explained anything, (columns,).
         on_grid: which groups were rounded to a grid point at once, (groups, columns); all where nothing was explained.
         lost: the sub-blocks for which some group had no nearest grid point, (columns,); ggml aborts.
     """
@@ -61,12 +61,12 @@ class GridSearch:
         self._groups = np.concatenate([self._by_group(x), self._by_group(np.sqrt(weights))], axis=1)
 
     def best_of(self, targets: Float32, span: Float32, scale: Float32) -> Choice:
-        """The step whose best scale explains most of Σ w·x²; the first of equal ones.
+        """The target whose best scale explains most of Σ w·x²; the first of equal ones.
 
         Args:
             targets: the numbers that `span` is mapped to, in the order they are tried.
             span: float32 (columns,).
-            scale: what stands, with all groups at grid point 0, where no step explains anything.
+            scale: what stands, with all groups at grid point 0, where no target explains anything.
         """
         groups, columns = len(self._x) // self._grid.width, self._x.shape[1]
         scale = scale.copy()
@@ -76,11 +76,11 @@ class GridSearch:
         on_grid = np.ones((groups, columns), np.bool_)
         lost = np.zeros(columns, np.bool_)
         for target in targets:
-            inverse = target / span
-            tried, fits = self._rounded(inverse, _ONE / inverse)
+            inverse = target / span  # T1
+            tried, fits = self._rounded(inverse, _ONE / inverse)  # T2, T3
             lost |= (tried == NONE).any(axis=0)
-            qx, qq = self._sums(tried)
-            better = (qq > 0) & (qx * qx > best * qq)
+            qx, qq = self._sums(tried)  # T4
+            better = (qq > 0) & (qx * qx > best * qq)  # T5
             np.copyto(scale, qx / qq, where=better)
             np.copyto(best, scale * qx, where=better)
             np.copyto(index, tried, where=better)
@@ -90,9 +90,9 @@ class GridSearch:
 
     def refined(self, choice: Choice, again: Mask) -> Choice:
         """Round some groups, (groups, columns), once more for the scale that was chosen, and fit the scale to all."""
-        index, _ = self._rounded(_ONE / choice.scale, choice.scale, again)
+        index, _ = self._rounded(_ONE / choice.scale, choice.scale, again)  # A1
         index = np.where(again, index, choice.index)
-        qx, qq = self._sums(index)
+        qx, qq = self._sums(index)  # A2
         scale = np.where((qq > 0) & again.any(axis=0), qx / qq, choice.scale)
         lost = choice.lost | (index == NONE).any(axis=0)
         return replace(choice, scale=scale, index=index, lost=lost)
@@ -112,7 +112,8 @@ class GridSearch:
 
     def _sums(self, index: Indices) -> tuple[Float32, Float32]:
         """Σ (w·x)·q and Σ (w·q)·q over the positions of each column."""
-        q = self._odd[:, index].swapaxes(0, 1).reshape(self._x.shape)  # (groups, width, columns) → (positions, columns)
+        q = self._odd.take(index, axis=1)  # (width, groups, columns)
+        q = q.swapaxes(0, 1).reshape(self._x.shape)  # (positions, columns)
         return sum_positions(self._weighted * q), sum_positions(self._weights * q * q)
 
     def _by_group(self, positions: Float32) -> Float32:

@@ -49,11 +49,11 @@ _PAIRS = np.array([0, 2, 4, 6])  # bits of a byte where the high bits of four in
 def encode_iq2_xxs(w: Float32, importance: Float32) -> Blocks:
     """Blocks (rows, blocks a row, 256) under an importance (blocks a row, 256)."""
     rows, (w, importance) = w.shape[:2], of_all_rows(w, importance)
-    weights = as_sub_blocks(weighted_by(importance, w, sum_of_squares(w) / _BLOCK), 32)
-    x, signs = split_even_signs(as_sub_blocks(w, 32), weights)
-    first, _ = scale_search(x, weights, _LEVELS + 1)
+    weights = as_sub_blocks(weighted_by(importance, w, sum_of_squares(w) / _BLOCK), 32)  # W1, W2
+    x, signs = split_even_signs(as_sub_blocks(w, 32), weights)  # S1, S2
+    first, _ = scale_search(x, weights, _LEVELS + 1)  # P2
     span = first * np.float32(_LEVELS)
-    empty = (x.max(axis=0) < _EMPTY) | (span <= 0)
+    empty = (x.max(axis=0) < _EMPTY) | (span <= 0)  # P1, P2
     search = GridSearch(grid("iq2_xxs"), x, weights)
     choice = search.best_of(_FIRST_TARGETS, np.where(empty, _ONE, span), first)
     choice = search.refined(choice, np.broadcast_to(choice.scale > 0, choice.index.shape))
@@ -62,7 +62,7 @@ def encode_iq2_xxs(w: Float32, importance: Float32) -> Blocks:
     words = np.empty((len(w), 8, 2), "<u4")
     words[..., 0] = by_block(index, len(w)).astype(np.uint8).view("<u4")
     words[..., 1] = pack_even_signs(signs, codes)
-    words[scale.max(axis=0) == 0] = 0
+    words[scale.max(axis=0) == 0] = 0  # D1
     stored = np.empty(len(w), IQ2_XXS)
     stored["d"] = d
     stored["qs"] = words.reshape(len(w), -1).view("<u2")
@@ -80,15 +80,15 @@ def decode_iq2_xxs(blocks: Blocks) -> Float32:
 def encode_iq2_xs(w: Float32, importance: Float32) -> Blocks:
     """Blocks (rows, blocks a row, 256) under an importance (blocks a row, 256)."""
     rows, (w, importance) = w.shape[:2], of_all_rows(w, importance)
-    weights = as_sub_blocks(weighted_by(importance, w, sum_of_squares(w) / _BLOCK), 16)
-    x, signs = split_even_signs(as_sub_blocks(w, 16), weights)
-    empty = x.max(axis=0) < _EMPTY
+    weights = as_sub_blocks(weighted_by(importance, w, sum_of_squares(w) / _BLOCK), 16)  # W1, W2
+    x, signs = split_even_signs(as_sub_blocks(w, 16), weights)  # S1, S2
+    empty = x.max(axis=0) < _EMPTY  # P1
     scale, index, signs = settled(_from_peak("iq2_xs", x, weights, empty), signs, empty, len(w))
     d, codes = four_bit_scales(scale, _ONE)
     stored = np.empty(len(w), IQ2_XS)
     stored["d"] = d
     stored["qs"] = by_block(index | (signs & np.uint8(127)).astype(np.intp) << 9, len(w))
-    stored["qs"][scale.max(axis=0) == 0] = 0
+    stored["qs"][scale.max(axis=0) == 0] = 0  # D1
     stored["scales"] = nibble_pairs(codes)
     return stored.reshape(rows)
 
@@ -112,8 +112,8 @@ def encode_weighted_iq2_s(w: Float32, importance: Float32) -> Blocks:
 
 
 def _encode_iq2_s(w: Float32, weights: Float32) -> Blocks:
-    x, signs = split_signs(as_sub_blocks(w, 16))
-    empty = x.max(axis=0) < _EMPTY_S
+    x, signs = split_signs(as_sub_blocks(w, 16))  # S1
+    empty = x.max(axis=0) < _EMPTY_S  # P1
     scale, index, signs = settled(_from_peak("iq2_s", x, as_sub_blocks(weights, 16), empty), signs, empty, len(w))
     d, codes = four_bit_scales(scale, _FUDGE_S)
     index = by_block(index, len(w))  # (blocks, 32)

@@ -55,8 +55,8 @@ def encode_weighted_iq3_xxs(w: Float32, importance: Float32) -> Blocks:
 
 def _encode_iq3_xxs(w: Float32, weights: Float32) -> Blocks:
     weights = as_sub_blocks(weights, 32)
-    x, signs = split_even_signs(as_sub_blocks(w, 32), weights)
-    empty = x.max(axis=0) < _EMPTY_XXS
+    x, signs = split_even_signs(as_sub_blocks(w, 32), weights)  # S1, S2
+    empty = x.max(axis=0) < _EMPTY_XXS  # P1
     peak: Float32 = np.where(empty, _ONE, x.max(axis=0))
     search = GridSearch(grid("iq3_xxs"), x, weights)
     choice = search.best_of(_TARGETS_XXS, peak, peak / _PEAK)
@@ -68,7 +68,7 @@ def _encode_iq3_xxs(w: Float32, weights: Float32) -> Blocks:
     stored["qs"][:, :64] = by_block(index, len(w))
     words = np.ascontiguousarray(pack_even_signs(signs, codes), "<u4")
     stored["qs"][:, 64:] = words.view(np.uint8)
-    stored["qs"][scale.max(axis=0) == 0] = 0
+    stored["qs"][scale.max(axis=0) == 0] = 0  # D1
     return stored
 
 
@@ -90,8 +90,8 @@ def encode_weighted_iq3_s(w: Float32, importance: Float32) -> Blocks:
 
 
 def _encode_iq3_s(w: Float32, weights: Float32) -> Blocks:
-    x, signs = split_signs(as_sub_blocks(w, 32))
-    empty = x.max(axis=0) == 0
+    x, signs = split_signs(as_sub_blocks(w, 32))  # S1
+    empty = x.max(axis=0) == 0  # P1
     peak: Float32 = np.where(empty, _ONE, x.max(axis=0))
     search = GridSearch(grid("iq3_s"), x, as_sub_blocks(weights, 32))
     choice = search.best_of(_TARGETS_S, peak, peak / _PEAK)
@@ -131,7 +131,7 @@ def decode_iq3_s(blocks: Blocks) -> Float32:
 def _weighted(w: Float32, importance: Float32) -> tuple[Float32, Float32]:
     """The blocks of all rows, and the weights of their search: (blocks, 256)."""
     w, importance = of_all_rows(w, importance)
-    return w, weighted_by(importance, w, _TWO * sum_of_squares(w) / _BLOCK)
+    return w, weighted_by(importance, w, _TWO * sum_of_squares(w) / _BLOCK)  # W1, W2
 
 
 register(

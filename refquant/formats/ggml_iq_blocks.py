@@ -76,7 +76,7 @@ def settled(choice: Choice, signs: UInt8, empty: npt.NDArray[np.bool_], blocks: 
     broken = (~empty & (choice.lost | np.isnan(choice.scale))).reshape(-1, blocks).any(axis=0)
     if broken.any():
         raise BlockError(int(np.argmax(broken)), "its weighted squares overflow float32, and ggml aborts there")
-    scale = np.where(empty, _ZERO, np.abs(choice.scale)).reshape(-1, blocks)
+    scale = np.where(empty, _ZERO, np.abs(choice.scale)).reshape(-1, blocks)  # A3
     signs = np.where(choice.scale < 0, ~signs, signs)
     return Settled(scale, np.where(empty, 0, choice.index), np.where(empty, np.uint8(0), signs))
 
@@ -91,8 +91,8 @@ def four_bit_scales(scale: Float32, fudge: np.float32) -> tuple[Array, UInt8]:
     Returns:
         float16 (blocks,) and uint8 (sub-blocks, blocks); zeros where all scales of a block are zero.
     """
-    d = scale.max(axis=0) / _TOP
-    code = np.clip(nearest_int(_HALF * (_ONE / d * scale - _ONE)), 0, 15)
+    d = scale.max(axis=0) / _TOP  # D2
+    code = np.clip(nearest_int(_HALF * (_ONE / d * scale - _ONE)), 0, 15)  # D3
     return (d * fudge).astype(np.float16), np.where(d == 0, 0, code).astype(np.uint8)
 
 
