@@ -100,19 +100,19 @@ def _remarks(args: argparse.Namespace, plan: "Plan", covered: "Coverage | None")
         )
     again = _requantized(plan)
     if again:
-        allowed = "" if args.allow_requantize else " and need --allow-requantize"
-        yield f"{len(again):,} tensors were quantized before{allowed}: {_names(tensor.name for tensor in again)}"
+        allowed = "" if args.allow_requantize else ", which needs --allow-requantize"
+        yield f"quantized before{allowed}: {_names(tensor.name for tensor in again)}"
     if plan.needing_imatrix and covered is None:
-        yield f"{len(plan.needing_imatrix):,} tensors need an importance matrix: add --imatrix"
+        yield f"no use without --imatrix: {_names(tensor.name for tensor in plan.needing_imatrix)}"
     if covered is None:
         return
     if covered.missing:
-        yield f"no importance for {len(covered.missing):,} of {covered.tensors:,} tensors: {_names(covered.missing)}"
+        yield f"no importance for {len(covered.missing):,} of {covered.tensors:,}: {_names(covered.missing)}"
     if covered.partial:
-        parts = (f"{name} ({seen} of {matrices})" for name, seen, matrices in covered.partial)
-        yield f"experts that have seen nothing in {len(covered.partial):,} tensors: {_names(parts)}"
+        parts = (f"{name} ({matrices - seen} of {matrices})" for name, seen, matrices in covered.partial)
+        yield f"matrices that have seen nothing: {_names(parts)}"
     if covered.unused:
-        yield f"{covered.unused:,} entries of the importance matrix belong to no tensor that is quantized"
+        yield f"entries of the importance matrix for no tensor that is quantized: {covered.unused:,}"
 
 
 def _requantized(plan: "Plan") -> "list[PlannedTensor]":
