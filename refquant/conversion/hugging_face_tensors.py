@@ -117,17 +117,21 @@ def rope_tensors(rope: Rope | None, name: str, path: Path) -> Iterator[Converted
 
 
 def llama3_divisors(rope: Llama3Rope) -> Float32:
-    """One divisor a pair, computed in float32 as the converter does, (dim / 2,)."""
-    one = np.float32(1)
-    low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)
+    """One divisor a pair, (dim / 2,), with the converter's roundings.
+
+    torch divides a number by a float32 tensor as the tensor's reciprocal times the number, which rounds twice. Its
+    power is not always the nearest float32, so that now and then a divisor differs in its last bits.
+    """
+    one, low = np.float32(1), np.float32(rope.low_freq_factor)
+    span = np.float32(rope.high_freq_factor - rope.low_freq_factor)
+    length = rope.original_max_position_embeddings
     exponents = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
-    wavelengths = np.float32(2 * math.pi) / (one / np.power(np.float32(rope.rope_theta), exponents))
-    length = np.float32(rope.original_max_position_embeddings)
-    smooth = (length / wavelengths - low) / (high - low)
+    frequencies = one / np.power(np.float32(rope.rope_theta), exponents)
+    wavelengths = (one / frequencies) * np.float32(2 * math.pi)
+    smooth = ((one / wavelengths) * np.float32(length) - low) / span
     factor = np.float32(rope.factor)
     blended = one / ((one - smooth) / factor + smooth)
-    kept = wavelengths < rope.original_max_position_embeddings / rope.high_freq_factor
-    divided = wavelengths > rope.original_max_position_embeddings / rope.low_freq_factor
+    kept, divided = wavelengths < length / rope.high_freq_factor, wavelengths > length / rope.low_freq_factor
     return np.where(kept, one, np.where(divided, factor, blended))
 
 

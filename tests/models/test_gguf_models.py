@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -278,3 +279,19 @@ def test_any_value_of_any_key_gives_a_model_or_a_clear_error(name, tmp_path):
     assert loaded > 50
     assert len(messages) > 50
     assert all(message.startswith(str(tmp_path)) for message in messages)
+
+
+def test_a_run_widens_a_few_matrices_at_a_time(tmp_path):
+    raw = LLAMA | {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 12, "vocab_size": 4096}
+    metadata, arrays = stored(folder_of(raw, tmp_path / "folder"))
+    sources = []
+    for name, array in arrays.items():
+        data = rq.quantize(array, "q8_0").parts["blocks"] if array.ndim > 1 else array
+        sources.append(TensorSource(name, "F32" if data is array else "Q8_0", array.shape, lambda data=data: data))
+    write_gguf(tmp_path / "m.gguf", metadata, sources)
+    tracemalloc.start()
+    model = rq.load_model(tmp_path / "m.gguf")
+    model.hidden(random_ids(1, 4))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sum(array.nbytes for array in arrays.values()) / 8

@@ -1,6 +1,7 @@
 """Hugging Face folders in GGUF's terms against llama.cpp's converter: every tensor's bits, every key, every order."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from refquant.checkpoints.gguf_split import open_gguf
 from refquant.conversion import hugging_face
 from refquant.conversion.hugging_face import as_gguf
+from refquant.conversion.hugging_face_tensors import llama3_divisors
+from refquant.models.rope import Llama3Rope
 from tests.peers.hf_converter import convert
 from tests.peers.test_transformers import VOCAB
 from tests.peers.test_transformers import build as build_float32
@@ -47,7 +50,9 @@ FOLDERS: dict[str, torch.dtype] = {
 
 
 def build(name: str, folder: Path) -> Path:
-    build_float32(name, folder).to(FOLDERS[name]).save_pretrained(folder)
+    model = build_float32(name, folder).to(FOLDERS[name])
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB" if name == "llama, one head a group" else "1GB")
     if name.startswith("gemma3"):  # the converter cuts the embedding to as many tokens as it finds here
         tokenizer = {"model": {"vocab": {str(i): i for i in range(VOCAB - 5)}}, "added_tokens": [{}, {}]}
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -94,3 +99,28 @@ def test_metadata_is_that_of_the_converter_with_its_types_and_its_order(
     for key, value in ours.typed_metadata.items():
         stored = np.float32(value.value).item() if value.type_name == "f32" else value.value
         assert (key, value.type_name, stored) == (key, expected[key].type_name, expected[key].value)
+
+
+@pytest.mark.parametrize("theta", [10_000.0, 500_000.0, 1_000_000.0])
+@pytest.mark.parametrize(("dim", "factor", "length"), [(128, 8.0, 8192), (64, 32.0, 8192), (96, 3.3, 5000)])
+def test_divisors_of_llama_3_are_those_that_torch_computes(theta: float, dim: int, factor: float, length: int) -> None:
+    """The formula of the converter's LlamaModel in torch's float32, for the published models among others."""
+    low, high = 1.0, 4.0
+    frequencies = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+    wavelengths = 2 * math.pi / frequencies
+    smooth = (length / wavelengths - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    expected = torch.where(wavelengths > length / low, torch.tensor(factor), between)
+    expected = torch.where(wavelengths < length / high, torch.tensor(1.0), expected).numpy()
+    found = llama3_divisors(
+        Llama3Rope(
+            rope_theta=theta,
+            dim=dim,
+            max_position_embeddings=4 * length,
+            factor=factor,
+            low_freq_factor=low,
+            high_freq_factor=high,
+            original_max_position_embeddings=length,
+        )
+    )
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
