@@ -5,6 +5,7 @@
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -15,9 +16,15 @@ from refquant.formats.tables import load_words
 Element = Callable[[bytes, int], np.float32]
 
 
+@cache
+def _points() -> list[int]:
+    """Grid points, eight codes of two bits each."""
+    return [int(word) for word in load_words("iq1")]
+
+
 def _level(point: int, down: bool, i: int) -> float:
     """Weight i of a grid point: −1, 0 or 1, an eighth higher or lower."""
-    code = int(load_words("iq1")[point]) >> 2 * (i % 8) & 3
+    code = _points()[point] >> 2 * (i % 8) & 3
     return code - 1 + (-0.125 if down else 0.125)
 
 
