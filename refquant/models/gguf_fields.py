@@ -61,7 +61,7 @@ class Fields:
         value = self.metadata[key]
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             found = list(value)
-            if all(isinstance(item, str) for item in found):
+            if set(map(type, found)) <= {str}:
                 return found
         raise self._wrong(key, "an array of strings")
 

@@ -56,7 +56,8 @@ def word_starts(merged: Iterable[str], marker: str) -> re.Pattern[str]:
         merged: everything that merging can give.
         marker: one character, which begins words.
     """
-    inside = {text[i - 1] for text in merged if marker in text for i in range(1, len(text)) if text[i] == marker}
+    behind = re.compile(f"(?s:.)(?={re.escape(marker)})")
+    inside = {character for text in merged if text.find(marker, 1) > 0 for character in behind.findall(text)}
     barred = "".join(map(re.escape, sorted(inside)))
     return re.compile(f"(?<![{barred}]){re.escape(marker)}" if barred else re.escape(marker))
 

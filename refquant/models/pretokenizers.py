@@ -161,7 +161,7 @@ _DEEPSEEK_LLM: Final = (
     r"[\r\n]",
     rf"\s?[{_CASED_LETTERS}]+",
     r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
-    r"\s+\Z",
+    r"(?<!\s)\s+\Z",  # a piece that begins inside a run of spaces and has nothing else is whole anyway
     _CJK,
     r"\p{N}+",
 )

@@ -276,3 +276,12 @@ def test_a_broken_file_beside_it_is_an_error_that_names_the_file(tmp_path, name,
 def test_a_special_token_that_does_not_exist_is_an_error(tmp_path, config):
     with pytest.raises(CheckpointError, match=r"eos_token '<nowhere>'|no file names a BOS token"):
         load_tokenizer(copy_embedded(tmp_path, **config))
+
+
+def test_special_tokens_in_a_literal_text_are_text(byte_level):
+    end = byte_level.encode("<|end|>").tolist()
+    assert len(end) == 1
+    literal = byte_level.encode_literal("he<|end|>")
+    assert byte_level.decode(literal) == "he<|end|>"
+    assert not set(end) & set(literal.tolist())
+    assert byte_level.encode("<|end|>").tolist() == end  # the one way does not change the other
