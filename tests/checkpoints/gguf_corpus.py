@@ -73,6 +73,10 @@ BROKEN = {
     ),
     "a key one byte too long": (pair(w.string(b"k" * 65536) + bytes(5)), "is 65536 bytes long; the limit is 65535"),
     "a key past the end": (pair(struct.pack("<Q", 99) + b"k" + bytes(9)), "is 99 bytes long; only 10 bytes follow"),
+    "a key one byte past the end": (
+        pair(struct.pack("<Q", 11) + b"k" + bytes(9)),
+        "is 11 bytes long; only 10 bytes follow",
+    ),
     "KV_EMPTY_KEY": (pair(w.pair("", U32, 1)), "byte 24: key 0 of the metadata is empty"),
     "a key that is not UTF-8": (pair(w.pair(b"k\xff", U32, 1)), "is not UTF-8: invalid start byte at its byte 1"),
     "a key with a NUL": (pair(w.pair("k\0l", U32, 1)), "key 0 of the metadata has a NUL at its byte 1"),

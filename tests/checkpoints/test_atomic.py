@@ -1,6 +1,8 @@
 """Interrupted writes leave no half file."""
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -32,6 +34,18 @@ def test_the_file_is_there_when_the_block_ends_and_not_before(tmp_path):
         assert not (tmp_path / "x").exists()
         assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"new")]
+
+
+def test_the_file_is_synced_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch):
+    synced = []
+
+    def fsync(descriptor):
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), (tmp_path / "x").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(tmp_path / "x") as file:
+        file.write(b"new")
+    assert synced == [(False, False), (True, True)]
 
 
 def test_an_error_leaves_what_was_there(tmp_path):

@@ -1,6 +1,5 @@
 """Broken GGUF files: each is refused with what is wrong and where, and none costs more than its own size."""
 
-import gc
 import re
 import struct
 import tracemalloc
@@ -101,7 +100,7 @@ def look_at_everything(checkpoint) -> None:
         tensor.numpy()
 
 
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(content=mutated())
 def test_a_mutated_file_is_read_or_refused_and_never_anything_else(content, tmp_path_factory):
     try:
@@ -120,7 +119,6 @@ def test_a_mutated_file_is_read_or_refused_and_never_anything_else(content, tmp_
 
 def peak_of(content: bytes) -> int:
     """Most memory taken while the header is read."""
-    gc.collect()
     tracemalloc.start()
     try:
         read_header(content, Path("x"))

@@ -18,7 +18,7 @@ from refquant.checkpoints.gguf_values import ValueType, encoded, f32, numbers, s
 from refquant.checkpoints.gguf_writer import TensorSource, write_gguf
 from refquant.errors import CheckpointError
 from tests.checkpoints.gguf_corpus import BROKEN, LOADED
-from tests.checkpoints.test_broken_gguf import mutated
+from tests.checkpoints.test_broken_gguf import VALID, mutated
 from tests.peers.ggml_gguf import CRASHED, Peer, metadata_bytes
 from tests.peers.llama_cpp import ggml, source, tool
 from tests.peers.smollm2 import gguf_path
@@ -119,6 +119,13 @@ def test_what_ggml_loads_reads_alike(case, peer, tmp_path):
 def test_what_refquant_refuses_ggml_refuses_or_the_page_says_why(case, peer, tmp_path):
     outcome = check(peer, BROKEN[case][0], tmp_path)
     assert outcome in ("both refuse", "refquant refuses, ggml ends the process") or "refquant alone" in outcome
+
+
+@pytest.mark.parametrize("content", VALID[:1] + VALID[3:5], ids=["good", "values", "aligned"])
+def test_every_truncation_is_read_or_refused_alike(content, peer, tmp_path):
+    outcomes = Counter(check(peer, content[:length], tmp_path) for length in range(len(content) + 1))
+    assert outcomes["both refuse"] > 100
+    assert len(outcomes) > 1
 
 
 def test_mutated_files_are_read_alike(peer, tmp_path_factory, record_property):
