@@ -84,15 +84,15 @@ def descent(x: Numbers, h: int) -> tuple[np.float32, Codes]:
     levels = [_clip(nearest_int(F32(-h) / peak * xi), -h, h - 1) for xi in x]  # D2
     a, b = _moments(x, v, levels)
     for _ in range(5):  # D4
-        before = list(levels)
+        taken = False
         for i, (xi, vi) in enumerate(zip(x, v, strict=True)):  # D3
             a1, b1 = a - vi * xi * F32(levels[i]), b - vi * F32(levels[i]) * F32(levels[i])
             if a1 > 0:
                 n = _clip(nearest_int(xi * b1 / a1), -h, h - 1)
                 a2, b2 = a1 + vi * xi * F32(n), b1 + vi * F32(n) * F32(n)
                 if n != levels[i] and b2 > 0 and a2 * a2 * b > a * a * b2:
-                    levels[i], a, b = n, a2, b2
-        if levels == before:
+                    levels[i], a, b, taken = n, a2, b2, True
+        if not taken:
             break
     return _quotient(a, b), [n + h for n in levels]
 
@@ -163,14 +163,14 @@ def scale_of_scales(x: Numbers, v: Numbers, t: int) -> tuple[np.float32, Codes]:
     a, b = _moments(x, v, levels)
     levels = [n % 256 for n in levels]
     for _ in range(5):  # P5
-        before = list(levels)
+        taken = False
         for i, (xi, vi) in enumerate(zip(x, v, strict=True)):
             a1, b1 = a - vi * xi * F32(levels[i]), b - vi * F32(levels[i]) * F32(levels[i])
             if a1 > 0 and b1 > 0:
                 n = min(t, nearest_int(xi * b1 / a1))
                 a2, b2 = a1 + vi * xi * F32(n), b1 + vi * F32(n) * F32(n)
                 if n != levels[i] and a2 * a2 * b > a * a * b2:
-                    levels[i], a, b = n % 256, a2, b2
-        if levels == before:
+                    levels[i], a, b, taken = n % 256, a2, b2, True
+        if not taken:
             break
     return _quotient(a, b), levels

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import refquant as rq
@@ -234,6 +234,15 @@ def test_a_negative_scale_wraps_around_in_q4_k_and_is_capped_in_q5_k():
     assert np.square(w - capped)[::32].sum() / np.square(w[::32]).sum() < 0.5
 
 
+def test_a_negative_scale_may_be_moved_to_again_in_every_round():
+    """The code that stands for it is never equal to it, so the sums run on: five rounds, not one."""
+    x, weights = np.zeros((2, 16, 1), np.float32)
+    x[14:, 0], weights[14:, 0] = [-0.015625, 0.0625], [2.0**-10, 4]
+    scale, codes = scale_search(x, weights, 15)
+    assert_same_bits(scale, np.array([0x3BD2117E], np.uint32).view(np.float32))  # after one round 0x3B9EC869
+    assert codes[14] == 254
+
+
 def test_importance_of_zero_leaves_the_first_step_of_every_sub_block():
     """No trial has a determinant above 0; and the search for the scale of the scales finds no weight, so d is 0."""
     w = spread_out(256)
@@ -339,7 +348,7 @@ def columns(draw_block, data):
 
 
 BLOCKS = st.one_of(ggml_block(48), ggml_block(48, -20, 14), ggml_block(48, -30, 40))
-SOME = settings(max_examples=100)
+SOME = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def assert_same_search(found, x, weights, definition):
@@ -366,7 +375,7 @@ def test_the_search_around_zero_is_what_the_page_says(data, half):
 @given(st.data())
 def test_the_descent_is_what_the_page_says(data):
     x, weights = columns(BLOCKS, data)
-    x[0] = -np.abs(x).max(axis=0) * np.float32(data.draw(st.sampled_from([0.5, 1, 1, 1.5])))
+    x[0] = -np.abs(x).max(axis=0) * np.float32(data.draw(st.sampled_from([0.5, 1])))
     with np.errstate(all="ignore"):
         assert_same_search(descent_search(x, 4), x, weights, lambda a, v: slow.descent(a, 4))
 
