@@ -13,11 +13,12 @@ import numpy as np
 
 from refquant.arrays import Array, Float32, Shape, UInt8
 from refquant.errors import PartsError, RefquantError, ScaleOverflowError
-from refquant.formats.base import Format, Parts, Stored
+from refquant.formats.base import Format, Parts, QuantizedTensor, Stored
 
 Blocks: TypeAlias = Array  # (blocks,) of a type's struct
 
 _WEIGHTS_AT_ONCE = 1 << 17
+_WEIGHTS_OF_A_PRODUCT = 1 << 24  # more than most layers have; heads of large vocabularies are beyond
 
 
 class BlockError(Exception):
@@ -207,6 +208,19 @@ class GgmlFormat(Format):
                     f"{np.count_nonzero(bad) - 1} others of {len(blocks)}: scale the tensor down"
                 )
         return {"blocks": stored}
+
+    def linear(self, x: Float32, q: QuantizedTensor) -> Float32:
+        """The product over runs of rows, so that a matrix with many of them is never widened as a whole."""
+        rows, n = q.shape
+        if rows * n <= _WEIGHTS_OF_A_PRODUCT:
+            return super().linear(x, q)
+        out = np.empty((*x.shape[:-1], rows), np.float32)
+        step = max(1, _WEIGHTS_OF_A_PRODUCT // n)
+        for start in range(0, rows, step):
+            blocks = q.parts["blocks"][start : start + step]
+            some = QuantizedTensor(self, (len(blocks), n), {"blocks": blocks})
+            out[..., start : start + step] = x @ some.dequantize().T
+        return out
 
     def __repr__(self) -> str:
         return f"GgmlFormat({self.name!r})"

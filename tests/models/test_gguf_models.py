@@ -1,4 +1,5 @@
 import itertools
+import sys
 import tracemalloc
 
 import numpy as np
@@ -295,3 +296,13 @@ def test_a_run_widens_a_few_matrices_at_a_time(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < sum(array.nbytes for array in arrays.values()) / 8
+
+
+def test_a_product_over_runs_of_rows_is_the_product(monkeypatch):
+    rng = np.random.default_rng(3)
+    q = rq.quantize(rng.normal(size=(50, 64)).astype(np.float32), "q8_0")
+    x = rng.normal(size=(2, 3, 64)).astype(np.float32)
+    expected = x @ q.dequantize().T
+    for weights in (1, 64 * 7, 64 * 25, 64 * 50):
+        monkeypatch.setattr(sys.modules[type(q.format).__module__], "_WEIGHTS_OF_A_PRODUCT", weights)
+        np.testing.assert_allclose(q.linear(x), expected, rtol=0, atol=1e-5)
