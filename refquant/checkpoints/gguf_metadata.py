@@ -91,7 +91,7 @@ class Metadata(Mapping[str, object]):
         if stored.type is not ValueType.BOOL:
             return self._cursor.view(NUMBERS[stored.type], stored.count, stored.start)
         flags = self._cursor.view(np.dtype(np.uint8), stored.count, stored.start)
-        return flags.view(np.bool_) if not (flags > 1).any() else flags != 0  # NumPy's bool is 0 or 1 and nothing else
+        return flags.view(np.bool_) if flags.max(initial=0) <= 1 else flags != 0  # NumPy's bool is 0 or 1, nothing else
 
 
 def read_metadata(cursor: Cursor, pairs: int) -> Metadata:
