@@ -1,6 +1,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from refquant.checkpoints.gguf_split_writer import write_split
 from refquant.checkpoints.gguf_values import ValueType, boolean, f32, f64, numbers, string, strings, u32
 from refquant.checkpoints.gguf_writer import TensorSource, write_gguf
 from refquant.cli import main
-from tests.checkpoints.gguf_files import BIG, File
+from tests.checkpoints.gguf_files import BIG, LITTLE, File
 from tests.cli.test_inspect import HOSTILE, STEERING
 
 TOKENS = [f"token{i}" for i in range(1000)]
@@ -146,6 +148,22 @@ def test_a_big_endian_file_is_listed_even_if_its_blocks_cannot_be_read(capsys, t
     out = lines(inspect(capsys, tmp_path / "m.gguf"))
     assert "t Q5_0 32 22" in out
     assert "GGUF version 3, big-endian, alignment 32" in out
+
+
+def test_it_reads_no_weights(tmp_path):
+    rows = 1 << 24
+    head = File([LITTLE.pair("general.file_type", 4, 7)], [LITTLE.tensor("huge", [256, rows], "Q8_0")]).bytes()
+    with (tmp_path / "big.gguf").open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + rows * 272)
+    script = (
+        "import resource, sys; from refquant.cli import main; code = main(['inspect', sys.argv[1]]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "big.gguf"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "100.0 % of their weights are Q8_0" in done.stdout
+    assert int(done.stderr) * (1 if sys.platform == "darwin" else 1024) < 512 << 20
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -106,6 +106,17 @@ def check(peer, content, path):
     return "both read" if complete else "ggml alone refuses its data: the last padding is missing"
 
 
+def test_every_case_of_ggmls_own_tests_is_here():
+    text = (source() / "tests" / "test-gguf.cpp").read_text()
+    cases = set(re.findall(r"^ *(?:// )?HANDCRAFTED_(\w+) += ", text, re.MULTILINE))
+    assert len(cases) == 35
+    assert cases <= set(BROKEN) | set(LOADED)
+    assert {case for case in cases if case in LOADED} == {
+        "HEADER_EMPTY", "HEADER_BAD_VERSION_1", "KV_SUCCESS", "TENSORS_SUCCESS", "TENSORS_CUSTOM_ALIGN",
+        "DATA_SUCCESS", "DATA_CUSTOM_ALIGN",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("case", LOADED)
 def test_what_ggml_loads_reads_alike(case, peer, tmp_path):
     assert check(peer, LOADED[case], tmp_path) in (
