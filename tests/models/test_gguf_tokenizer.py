@@ -134,6 +134,11 @@ def test_pre_tokenizers_differ_in_digits_contractions_and_spaces(name, expected)
     assert list(words("It's 2024, don'T  x\n\n", pre_tokenizer(name).patterns)) == expected
 
 
+def test_digits_from_the_right_are_cut_behind_each_group_and_not_before_the_first():
+    assert list(words("\ue0001234", pre_tokenizer("afmoe").patterns)) == ["\ue0001", "234"]
+    assert list(words("123456 12", pre_tokenizer("tiny_aya").patterns)) == ["123", "456", " ", "12"]
+
+
 def test_letters_marks_and_spaces_beyond_ascii_are_known_by_their_class():
     assert list(words("é漢\u0301\u3000٣😀", pre_tokenizer("gpt-2").patterns)) == ["é漢", "\u0301", "\u3000", "٣", "😀"]
     assert unicode_classes.by_class("a\u2003\u00e9") == "a\x0b\x82"
@@ -213,6 +218,10 @@ def test_the_most_probable_tokens_are_taken():
 def test_a_run_of_unknown_characters_is_one_token():
     tokenizer = unigram({"▁": -1, "a": -2})
     assert tokenizer.encode("aéüa é").tolist() == [4, 2, 4, 3, 2]
+
+
+def test_an_unknown_character_is_less_probable_than_any_token():
+    assert unigram({"éa": -8, "a": 1}).encode("éa").tolist() == [3]  # −8 against −8 − 10 + 1
 
 
 def test_user_defined_tokens_cost_nothing():
