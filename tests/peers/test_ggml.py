@@ -108,6 +108,7 @@ def theirs_apart(fmt: GgmlFormat, w: Float32, importance: Float32 | None = None)
         child = os.fork()
         if child == 0:
             faulthandler.disable()
+            os.environ["GGML_NO_BACKTRACE"] = "1"  # which a debugger would take seconds to print
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             try:
                 shared.write(theirs(fmt, w, importance).tobytes())
