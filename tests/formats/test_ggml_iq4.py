@@ -1,5 +1,8 @@
 """iq4_nl and iq4_xs: the special cases of spec/ggml_iq4.md, one by one. Their bytes against ggml's: tests/peers."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 import refquant as rq
 from refquant.conformance.bits import assert_same_bits
+from refquant.conformance.definitions import f32
 from refquant.conformance.ggml_iq4 import ELEMENTS
 from refquant.formats.ggml import structs
 from refquant.formats.ggml_iq4 import VALUES, _nearest
@@ -26,6 +30,50 @@ def codes(blocks):
     """The code of every weight, (blocks, block_size)."""
     runs = blocks["qs"].reshape(len(blocks), -1, 16)
     return np.concatenate([runs & 15, runs >> 4], axis=-1).reshape(len(blocks), -1)
+
+
+def sums(terms):
+    total = 0.0
+    for term in terms:
+        total = f32(total + term)
+    return total
+
+
+def near(u):
+    return 15 - sum(u < (a + b) / 2 for a, b in pairwise(map(float, VALUES)))
+
+
+def searched(x, weight):
+    """Q3 … Q6 for one run, in Python numbers: its scale."""
+    peak = max(x, key=abs)  # the first of equal ones
+    inverses = [f32(1 / f32(peak / 127)), *(f32((k - 127) / peak) for k in range(-7, 8))]
+    scale, best = 0.0, 0.0
+    for first, inverse in zip([True] + [False] * 15, inverses, strict=True):
+        q = [float(VALUES[near(f32(inverse * v))]) for v in x]
+        a = sums(f32(f32(w * c) * v) for w, c, v in zip(weight, q, x, strict=True))
+        b = sums(f32(f32(w * c) * c) for w, c in zip(weight, q, strict=True))
+        if first or (b > 0 and f32(a * a) > f32(best * b)):
+            scale = f32(a / b) if b > 0 else 0.0
+            best = f32(scale * a)
+    return scale
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+def test_the_scale_and_codes_of_a_run_are_the_page_s(weighs):
+    rng = np.random.default_rng(8)
+    w = (rng.normal(size=(36, 32)) * np.exp(rng.normal(size=(36, 1)))).astype(np.float32)
+    w[:9] = rng.integers(-4, 5, (9, 32)) / 4
+    importance = rng.chisquare(1, 32).astype(np.float32) if weighs else None
+    blocks = encoded(w, "iq4_nl", importance).reshape(-1)
+    for row, d, found in zip(w, blocks["d"], codes(blocks), strict=True):
+        x = [float(v) for v in row]
+        weight = [f32(v * v) for v in x]
+        if weighs:
+            sigma2 = f32(sums(weight) / 16)
+            weight = [f32(float(i) * f32(math.sqrt(f32(sigma2 + v)))) for i, v in zip(importance, weight, strict=True)]
+        scale = searched(x, weight)
+        assert d == np.float16(scale)
+        assert found.tolist() == [near(f32(f32(1 / scale) * v)) for v in x]
 
 
 @pytest.mark.parametrize("name", NAMES)
