@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from refquant.errors import CheckpointError, ModelError
+from refquant.models.tokenizer import read_library
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +53,9 @@ class TokenizerFolder:
             raise ModelError(
                 f"{self.path}: no tokenizer.json and no tokenizer.model; save the tokenizer beside the model"
             )
-        try:
-            library = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-        except OSError:
-            raise
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
+        library = read_library(path)
         declared = {token.content for token in library.get_added_tokens_decoder().values() if token.special}
         library.add_special_tokens([name for name in self.special_names() if name not in declared])
-        library.no_truncation()
-        library.no_padding()
         return library
 
     def has(self, name: str) -> bool:

@@ -67,10 +67,18 @@ def tokenizer_metadata(folder: Path, architecture: str, pre: str | None = None) 
     """
     if architecture not in VOCAB_SIZES:
         raise unknown_name("architecture", architecture, VOCAB_SIZES)
-    files = TokenizerFolder(folder)
+    try:
+        return _metadata(TokenizerFolder(folder), architecture, pre)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # a list where an object must be, and the like
+        raise CheckpointError(
+            f"{folder}: tokenizer files that are not laid out as transformers does it: {error}"
+        ) from None
+
+
+def _metadata(files: TokenizerFolder, architecture: str, pre: str | None) -> dict[str, Value]:
     size = files.config.get("vocab_size", VOCAB_SIZES[architecture])
     if not isinstance(size, int) or size < 1:
-        raise CheckpointError(f"{folder / 'config.json'}: vocab_size is {size!r}; it must be a positive integer")
+        raise CheckpointError(f"{files.path / 'config.json'}: vocab_size is {size!r}; it must be a positive integer")
     match architecture:
         case "llama":
             return _llama(files, size, pre)

@@ -240,9 +240,7 @@ def load_tokenizer(folder: Path) -> LibraryTokenizer:
             f"{folder}: no tokenizer.json; save one with transformers: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder), or work with token ids"
         )
-    library = _guarded(path, lambda: tokenizers.Tokenizer.from_buffer(path.read_bytes()))
-    library.no_truncation()  # a file saved after training may cut or pad every text
-    library.no_padding()
+    library = read_library(path)
     settings = read_settings(folder)
     bos = _bos_id(settings, library, path)
     eos = settings.eos_ids | _special_ids(settings, "eos_token", library, path)
@@ -258,6 +256,19 @@ def load_tokenizer(folder: Path) -> LibraryTokenizer:
         _silent=declared | eos | (frozenset() if bos is None else {bos}),
         _bytes=_guarded(path, lambda: _byte_tokens(library)),
     )
+
+
+def read_library(path: Path) -> tokenizers.Tokenizer:
+    """A tokenizer.json as the `tokenizers` library runs it, without truncation or padding.
+
+    Raises:
+        CheckpointError: the library does not take it.
+        OSError: it cannot be read.
+    """
+    library = _guarded(path, lambda: tokenizers.Tokenizer.from_buffer(path.read_bytes()))
+    library.no_truncation()  # a file saved after training may cut or pad every text
+    library.no_padding()
+    return library
 
 
 def _guarded(path: Path, read: Callable[[], _T]) -> _T:

@@ -205,3 +205,27 @@ def test_a_special_id_below_zero_is_an_error(value, tmp_path):
     write(tmp_path, config=value)
     with pytest.raises(CheckpointError, match="bos_token_id is -1"):
         special_values(TokenizerFolder(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        {"tokenizer": {"post_processor": [1]}},
+        {"tokenizer": {"post_processor": {"processors": 3}}},
+        {"tokenizer": {"model": []}},
+        {"tokenizer": {"added_tokens": [{"id": "x"}]}},
+        {"tokenizer_config": {"chat_template": [3]}},
+        {"tokenizer_config": {"added_tokens_decoder": {"x": {}}}},
+        {"tokenizer_config": {"additional_special_tokens": 3}},
+        {"config": {"text_config": [1], "vocab_size": 9}},
+    ],
+)
+def test_json_of_another_layout_is_refused_or_read(documents, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(model(*(piece(*fields) for fields in PIECES)))
+    write(tmp_path, **documents)
+    for family in ("llama", "phi3"):
+        with contextlib.suppress(CheckpointError):
+            tokenizer_metadata(tmp_path, family)
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises((CheckpointError, ModelError)):
+        tokenizer_metadata(tmp_path, "llama")
