@@ -35,3 +35,11 @@ def convert(jobs: list[tuple[Path, str, Path]]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the converter failed with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def convert_whole(folder: Path, outtype: str, out: Path) -> None:
+    """The converter's own command, tokenizer and all."""
+    command = [sys.executable, source() / "convert_hf_to_gguf.py", folder, "--outfile", out, "--outtype", outtype]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the converter failed with {done.returncode}:\n{done.stderr[-3000:]}")

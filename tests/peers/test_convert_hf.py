@@ -1,5 +1,6 @@
 """Hugging Face folders in GGUF's terms against llama.cpp's converter: every tensor's bits, every key, every order."""
 
+import filecmp
 import json
 import math
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from refquant.checkpoints.gguf_split import open_gguf
+from refquant.checkpoints.gguf_writer import TensorSource, write_gguf
 from refquant.conversion import hugging_face
 from refquant.conversion.hugging_face import as_gguf
 from refquant.conversion.hugging_face_tensors import llama3_divisors
 from refquant.models.rope import Llama3Rope
-from tests.peers.hf_converter import convert
+from tests.peers import smollm2
+from tests.peers.hf_converter import convert, convert_whole
 from tests.peers.test_transformers import VOCAB
 from tests.peers.test_transformers import build as build_float32
 
@@ -63,9 +66,10 @@ def build(name: str, folder: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _without_vocab(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_vocab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in `convert`; test_llama_vocab.py compares tokenizers."""
-    monkeypatch.setattr(hugging_face, "_tokenizer", lambda folder, name, pre: {})
+    if "folders" in request.fixturenames:
+        monkeypatch.setattr(hugging_face, "_tokenizer", lambda folder, name, pre: {})
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +128,15 @@ def test_divisors_of_llama_3_are_those_that_torch_computes(theta: float, dim: in
         )
     )
     np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.slow
+def test_the_file_of_smollm2_is_the_converter_s_byte_for_byte(tmp_path: Path) -> None:
+    convert_whole(smollm2.folder(), "f16", tmp_path / "theirs.gguf")
+    ours = as_gguf(smollm2.folder(), "f16")
+    sources = [TensorSource(t.name, t.dtype, t.shape, t.numpy) for t in ours.tensors.values()]
+    write_gguf(tmp_path / "ours.gguf", ours.typed_metadata, sources)
+    assert filecmp.cmp(tmp_path / "ours.gguf", tmp_path / "theirs.gguf", shallow=False)
+    assert ours.lost == ()
+    for file in tmp_path.iterdir():  # half a gigabyte that pytest would keep
+        file.unlink()
