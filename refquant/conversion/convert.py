@@ -22,8 +22,9 @@ from refquant.conversion.plan import Plan, PlannedTensor, plan
 from refquant.conversion.roles import EMBEDDING, role_of
 from refquant.conversion.rows import converted, copied
 from refquant.conversion.source import Source, files_of, open_source
-from refquant.errors import RefquantError, unknown_name
-from refquant.formats.registry import formats
+from refquant.errors import RefquantError
+from refquant.formats.ggml import GgmlFormat
+from refquant.formats.registry import get_format
 
 Progress = Callable[[str, int, int], object]  # a tensor's name, the weights done and those of the whole model
 
@@ -101,22 +102,27 @@ def check_plan(model: Source, decided: Plan, options: Options, imatrix: Imatrix 
         RefquantError: see `convert`.
     """
     for planned in decided.tensors:
-        what = f"tensor {quoted(planned.source)}"
         if not planned.changes:
             continue
-        if planned.new != "F32" and planned.new.lower() not in formats():
-            raise unknown_name(f"format for {what}", planned.new.lower(), formats())
+        what = f"tensor {quoted(planned.source)}"
         if BY_NAME[planned.old].block_size > 1 and not options.allow_requantize:
             raise RefquantError(
                 f"{what} is quantized already ({planned.old}), and quantizing it again to {planned.new} adds to its "
                 "error: start from the original weights, or allow requantizing (--allow-requantize)"
             )
-        if planned.needs_imatrix and importance_of(planned, imatrix) is None:
+        importance = importance_of(planned, imatrix)
+        if importance is None and (planned.needs_imatrix or _demands_imatrix(planned.new)):
             raise RefquantError(
                 f"{what} would become {planned.new}, which is of no use without an importance matrix, and "
                 f"{'none is given' if imatrix is None else 'the one given has no data for it'}: "
                 "compute one (refquant imatrix) and pass it with --imatrix"
             )
+
+
+def _demands_imatrix(kind: str) -> bool:
+    """Whether ggml has no encoder for the type without an importance matrix."""
+    fmt = None if kind == "F32" else get_format(kind.lower())
+    return isinstance(fmt, GgmlFormat) and fmt.needs_imatrix
 
 
 def importance_of(planned: PlannedTensor, imatrix: Imatrix | None) -> Float32 | None:

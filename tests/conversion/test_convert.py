@@ -117,6 +117,8 @@ def test_a_missing_or_unfitting_importance_is_refused_before_anything_is_written
     other = Imatrix({"blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 9), np.float32), np.ones(1, np.int64))})
     with pytest.raises(RefquantError, match="9 values for it, and 1 × 256 are needed"):
         rq.convert(model, tmp_path / "out.gguf", "Q4_0", imatrix=other)
+    with pytest.raises(RefquantError, match=r"token_embd.*would become IQ2_XS"):  # by option; ggml itself demands one
+        rq.convert(model, tmp_path / "out.gguf", "Q4_0", options=Options(token_embedding_type="IQ2_XS"))
     embedding = Imatrix({"token_embd.weight": other.entries["blk.0.attn_q.weight"]})
     rq.convert(model, tmp_path / "out.gguf", "Q4_0", imatrix=embedding)  # llama-quantize lets this one be
     assert rq.open(tmp_path / "out.gguf").metadata["quantize.imatrix.entries_count"] == 1

@@ -6,6 +6,7 @@ from refquant.conversion import FILE_TYPES, Options, Override, TensorTypeRule, f
 from refquant.conversion.model_facts import ModelFacts
 from refquant.conversion.roles import role_of, why_kept
 from refquant.errors import RefquantError, UnknownNameError
+from tests.conversion import frozen
 from tests.conversion.models import Listed, facts, shapes
 
 SMALL = Listed(facts(), shapes())
@@ -35,10 +36,37 @@ def test_names_aliases_and_numbers_mean_the_same_file_type():
         file_type("Q4_KS")
 
 
+@pytest.mark.parametrize("name", frozen.MODELS)
+def test_every_file_type_gives_every_tensor_the_type_that_llama_quantize_gave(name):
+    expected = [line for line in frozen.PATH.read_text().splitlines() if line.startswith(f"{name} ")]
+    assert len(expected) > 30
+    for line in expected:
+        kind = file_type(line.split()[1])
+        assert frozen.line(name, kind.name, kind.base, types(frozen.listed(name), kind.name)) == line
+
+
 def test_blocks_ascend_as_numbers_and_names_as_bytes():
-    names = ["blk.10.a.weight", "blk.2.b.weight", "output.weight", "Z", "blk.2.a.weight", "blk.x", "a"]
+    names = [
+        "blk.10.a.weight",
+        "blk.0.c.weight",
+        "blk.2.b.weight",
+        "output.weight",
+        "Z",
+        "blk.2.a.weight",
+        "blk.x",
+        "a",
+    ]
     listed = Listed(facts(), dict.fromkeys(names, (4,)))
-    order = ["Z", "a", "blk.x", "output.weight", "blk.2.a.weight", "blk.2.b.weight", "blk.10.a.weight"]
+    order = [
+        "Z",
+        "a",
+        "blk.x",
+        "output.weight",
+        "blk.0.c.weight",
+        "blk.2.a.weight",
+        "blk.2.b.weight",
+        "blk.10.a.weight",
+    ]
     assert list(types(listed, "Q8_0")) == order
     assert list(types(listed, "Q8_0", keep_order=True)) == names
 

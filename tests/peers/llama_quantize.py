@@ -1,5 +1,6 @@
 """llama-quantize as an oracle: its files, and how ours are compared with them."""
 
+import re
 import subprocess
 
 import numpy as np
@@ -10,12 +11,21 @@ from refquant.conversion import convert
 from refquant.conversion.roles import role_of
 from tests.peers.llama_cpp import tool
 
+PLANNED = re.compile(r"\[ *\d+/ *\d+\] (\S+)\s+- \[.*?\], type = +(\S+), size = .*? MiB(?: ->.*?\((\S+)\))?")
+
 
 def llama_quantize(*arguments, expected=0):
     command = [str(argument) for argument in (tool("llama-quantize"), *arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout + done.stderr
+
+
+def planned_types(model, name, *options):
+    """What --dry-run says, in order."""
+    command = [str(tool("llama-quantize")), "--dry-run", *options, str(model), name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [(row[1], (row[3] or row[2]).upper()) for row in PLANNED.finditer(done.stdout + done.stderr)]
 
 
 def assert_same_file(ours, theirs):

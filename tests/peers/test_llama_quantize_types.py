@@ -11,14 +11,15 @@ from refquant.checkpoints.gguf_values import string, u32
 from refquant.conversion import FILE_TYPES, plan
 from refquant.conversion.file_types import ALIASES
 from refquant.errors import RefquantError
+from tests.conversion.frozen import PATH
+from tests.peers import frozen_plans
 from tests.peers.llama_cpp import source, tool
-from tests.peers.llama_quantize import random_imatrix
+from tests.peers.llama_quantize import planned_types, random_imatrix
 from tests.peers.random_gguf import Shape, write
 
 pytestmark = pytest.mark.peers
 
 NAMES = [kind.name for kind in FILE_TYPES]
-PLANNED = re.compile(r"\[ *\d+/ *\d+\] (\S+)\s+- \[.*?\], type = +(\S+), size = .*? MiB(?: ->.*?\((\S+)\))?")
 
 # Of 80 layers, only those that a rule for 70B models changes, and a few that none does.
 OF_70B = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q4_0", "IQ2_S", "IQ3_M", "IQ4_XS"]
@@ -48,13 +49,6 @@ SHAPES = {
         )
     ),
 }
-
-
-def planned_types(model, name, *options):
-    """What --dry-run says, in order."""
-    command = [str(tool("llama-quantize")), "--dry-run", *options, str(model), name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return [(row[1], (row[3] or row[2]).upper()) for row in PLANNED.finditer(done.stdout + done.stderr)]
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +85,10 @@ def test_the_mixes_know_whether_there_is_an_importance_matrix(models, tmp_path, 
     expected = planned_types(models(shape), name, "--imatrix", str(imatrix))
     decided = plan(open_checkpoint(models(shape)), name, has_imatrix=True)
     assert [(tensor.name, tensor.new) for tensor in decided.tensors] == expected
+
+
+def test_the_frozen_plans_are_those_of_llama_quantize():
+    assert PATH.read_text().splitlines() == frozen_plans.lines()
 
 
 def snapshots():
