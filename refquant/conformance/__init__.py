@@ -12,4 +12,5 @@ if find_spec("hypothesis") is None:
     raise MissingExtraError("hypothesis", "conform", "the conformance kit")
 
 from refquant.conformance import codebook as codebook  # importing a family registers its definitions and exceptions
+from refquant.conformance import ggml as ggml
 from refquant.conformance import llm_int8 as llm_int8

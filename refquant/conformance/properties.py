@@ -17,9 +17,10 @@ from refquant.conformance.bits import assert_same_bits, assert_same_parts
 from refquant.conformance.bounds import encodable_range, error_bound, normal_range
 from refquant.conformance.definitions import codes, element, stored_codes
 from refquant.conformance.guarantees import guarantees
-from refquant.conformance.strategies import raw_parts, rows, weights
-from refquant.errors import NonFiniteError, ScaleOverflowError
-from refquant.formats.base import Format, QuantizedTensor, encode
+from refquant.conformance.strategies import importance_for, raw_parts, rows, weights
+from refquant.errors import NonFiniteError, RefquantError
+from refquant.formats import base
+from refquant.formats.base import Format, QuantizedTensor
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def _several_blocks(fmt: Format) -> st.SearchStrategy[tuple[Float32, int]]:
     return st.tuples(rows(fmt, *encodable_range(fmt), max_blocks=4), st.integers(0, 2**16))
 
 
+def encode(w: Array, fmt: Format, name: str = "w") -> QuantizedTensor:
+    """Quantize, with an importance matrix where the format demands one."""
+    return base.encode(w, fmt, name, imatrix=importance_for(fmt, w))
+
+
 def _roundtrip(fmt: Format, w: Array) -> Float32:
     return encode(w, fmt).dequantize()
 
@@ -97,7 +103,7 @@ def any_finite_tensor_is_quantized_to_finite_numbers_or_refused_by_name(fmt: For
     """Finite weights decode to finite numbers, or are refused because a scale would overflow."""
     try:
         decoded = _roundtrip(fmt, w)
-    except ScaleOverflowError:
+    except RefquantError:
         low, high = encodable_range(fmt)
         assert (np.abs(w) >= np.ldexp(1.0, high)).any(), f"{fmt}: refused weights of exponents {low} … {high}"
         return

@@ -7,6 +7,7 @@ strategies shrink towards fewer, shorter blocks of zeros.
 
 import math
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 from hypothesis import strategies as st
@@ -156,9 +157,14 @@ def _aim(fmt: Format, low: int, high: int) -> Aim:
     return Aim(low, high, getattr(fmt, "largest_code", 7))
 
 
-@st.composite
-def rows(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127, max_blocks: int = 3) -> Float32:
+@singledispatch
+def rows(fmt: Format, low: int = -126, high: int = 127, max_blocks: int = 3) -> st.SearchStrategy[Float32]:
     """One row, shape (n,): up to `max_blocks` blocks of the format, each of its own kind, the last often short."""
+    return _rows(fmt, low, high, max_blocks)
+
+
+@st.composite
+def _rows(draw: st.DrawFn, fmt: Format, low: int, high: int, max_blocks: int) -> Float32:
     aim, size = _aim(fmt, low, high), fmt.block_size
     if size is None:  # the row, or the tensor, is one block
         return draw(block(draw(st.integers(1, 70)), aim))
@@ -176,6 +182,13 @@ def weights(draw: st.DrawFn, fmt: Format, low: int = -126, high: int = 127) -> F
     return np.stack([first, *(np.resize(row, first.shape) for row in others)]).reshape(*lead, first.size)
 
 
+@singledispatch
+def importance_for(fmt: Format, w: Float32) -> Float32 | None:
+    """The importance matrix without which the format cannot encode these weights; None for most."""
+    return None
+
+
+@singledispatch
 def shapes(fmt: Format) -> st.SearchStrategy[Shape]:
     """Shapes around the format's block: short rows, one weight past a block, several rows, no rows."""
     size = fmt.block_size or 32
