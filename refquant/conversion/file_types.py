@@ -199,9 +199,6 @@ FILE_TYPES: Final[tuple[FileType, ...]] = (
 
 ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
-# llama.cpp reads and names this file type and makes none; a converter writes it.
-NVFP4_NUMBER: Final = 39
-
 _BY_NAME: Final = {kind.name: kind for kind in FILE_TYPES}
 _BY_NUMBER: Final = {str(kind.number): kind for kind in FILE_TYPES if kind.number is not None}
 
