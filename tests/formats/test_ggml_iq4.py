@@ -221,6 +221,15 @@ def test_the_first_of_two_peaks_is_tried():
     assert encoded(w, "iq4_nl")["d"] < 0 < encoded(swapped, "iq4_nl")["d"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_negated_weights_keep_their_codes_and_negate_the_scale(name):
+    w = np.random.default_rng(4).normal(size=(20, 256)).astype(np.float32)
+    importance = np.random.default_rng(5).chisquare(1, 256).astype(np.float32)
+    some, negated = encoded(w, name, importance), encoded(-w, name, importance)
+    assert_same_bits(some["qs"], negated["qs"])
+    assert_same_bits(some["d"], -negated["d"])
+
+
 def test_blocks_do_not_depend_on_each_other():
     rng = np.random.default_rng(2)
     w = (rng.normal(size=(40, 512)) * np.exp(rng.normal(size=(40, 1)) * 3)).astype(np.float32)
