@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan; write; report."""
     from refquant.cli import quantize_report as report
     from refquant.cli.console import progress
-    from refquant.conversion import convert, open_source, plan
+    from refquant.conversion import convert, lost_from, open_source, plan
 
     if args.output is None and not args.dry_run:
         raise RefquantError("no OUT given: name the file to write, or add --dry-run to see what would be written")
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
                 threads=args.threads,
                 on_progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
             )
-    report.show(args, decided, imatrix.imatrix if imatrix else None)
+    report.show(args, decided, imatrix.imatrix if imatrix else None, lost_from(source))
     return 0
 
 

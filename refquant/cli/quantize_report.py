@@ -15,22 +15,24 @@ if TYPE_CHECKING:
 _FEW: Final = 3
 
 
-def show(args: argparse.Namespace, plan: "Plan", imatrix: "Imatrix | None") -> None:
+def show(args: argparse.Namespace, plan: "Plan", imatrix: "Imatrix | None", lost: tuple[str, ...]) -> None:
     """Print the document, or the tables."""
     from refquant.conversion.coverage import coverage
 
     covered = coverage(plan, imatrix) if imatrix else None
     if args.json:
-        print_json(_document(args, plan, covered))
+        print_json(_document(args, plan, covered, lost))
         return
     if args.dry_run:
         _print_tensors(plan)
         print()
-    caption = "\n".join(line for line in _remarks(args, plan, covered) if line)
+    caption = "\n".join(line for line in [*_remarks(args, plan, covered), *map("lost: {}".format, lost)] if line)
     print_table(["type", ">tensors", ">weights", ">bytes", ">bits/w"], _by_type(plan), caption=caption)
 
 
-def _document(args: argparse.Namespace, plan: "Plan", covered: "Coverage | None") -> dict[str, object]:
+def _document(
+    args: argparse.Namespace, plan: "Plan", covered: "Coverage | None", lost: tuple[str, ...]
+) -> dict[str, object]:
     return {
         "input": args.input,
         "output": None if args.dry_run else args.output,
@@ -40,6 +42,7 @@ def _document(args: argparse.Namespace, plan: "Plan", covered: "Coverage | None"
         "input_bytes": plan.old_nbytes,
         "bits_per_weight": plan.bits_per_weight,
         "fallbacks": len(plan.fallbacks),
+        "lost": list(lost),
         "requantized": [tensor.name for tensor in _requantized(plan)],
         "needing_imatrix": [tensor.name for tensor in plan.needing_imatrix],
         "imatrix": asdict(covered) if covered else None,

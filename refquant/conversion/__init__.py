@@ -7,7 +7,7 @@ from refquant.conversion.options import Options
 from refquant.conversion.overrides import Override
 from refquant.conversion.patterns import TensorTypeRule
 from refquant.conversion.plan import Plan, PlannedTensor, plan
-from refquant.conversion.source import Source, open_source
+from refquant.conversion.source import Source, lost_from, open_source
 
 __all__ = [
     "convert",
@@ -22,5 +22,6 @@ __all__ = [
     "file_type",
     "ImatrixSource",
     "Source",
+    "lost_from",
     "open_source",
 ]

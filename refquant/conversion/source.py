@@ -9,7 +9,7 @@ from refquant.arrays import Array, Float32, Shape
 from refquant.checkpoints import open as open_checkpoint
 from refquant.checkpoints.gguf import GgufCheckpoint
 from refquant.checkpoints.gguf_values import Value
-from refquant.conversion.hugging_face import as_gguf
+from refquant.conversion.hugging_face import HuggingFaceGguf, as_gguf
 from refquant.errors import CheckpointError
 
 
@@ -61,6 +61,11 @@ def open_source(path: str | os.PathLike[str], outtype: str = "auto") -> Source:
             "one of them"
         )
     return opened
+
+
+def lost_from(source: Source) -> tuple[str, ...]:
+    """In words, what of a Hugging Face folder has no form in GGUF; a GGUF file loses nothing."""
+    return source.lost if isinstance(source, HuggingFaceGguf) else ()
 
 
 def files_of(source: Source) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from refquant.cli import main
 from refquant.conversion.hugging_face import as_gguf
 from refquant.models import embedded
 from tests.models.gguf_models import LOSSLESS, folder_of, stored, write
+from tests.models.random_models import CONFIGS
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,14 @@ def test_a_file_that_is_no_model_ends_without_a_traceback(capsys, tmp_path):
     (tmp_path / "ids.json").write_text("[1, 2, 3]")
     assert main(["perplexity", str(broken), "--ids", str(tmp_path / "ids.json")]) == 2
     assert "broken.gguf: the checkpoint lacks output_norm.weight" in capsys.readouterr().err
+
+
+def test_quantizing_a_folder_says_what_of_it_gguf_cannot_say(capsys, tmp_path):
+    folder = folder_of(CONFIGS["MistralForCausalLM"], tmp_path / "folder")
+    arguments = ["quantize", str(folder), "--format", "Q8_0", "--dry-run"]
+    window = "attention slides a window of 9; the GGUF's of None, in 3 of 3 layers"
+    assert document(capsys, *arguments)["lost"] == [window]
+    assert main(arguments) == 0
+    assert f"lost: {window}" in " ".join(capsys.readouterr().out.split())
+    (tokenizer,) = document(capsys, "quantize", embedded.path(), "--format", "F16", "--dry-run")["lost"]
+    assert tokenizer.startswith("tokenizer: ")
