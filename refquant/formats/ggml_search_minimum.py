@@ -64,14 +64,14 @@ def minimum_search(
     Source: ggml/src/ggml-quants.c, make_qkx2_quants and (with weights) make_qkx3_quants, which are one.
     """
     least, most = _range(x)  # M1
-    floor = np.where(least > 0, _ZERO, least)
-    flat = most == floor
+    low = np.where(
+        least > 0, _ZERO, least
+    )  # where this is most, the levels are 0 · ∞, so 0: scale 0, and no trial wins
     sum_w, sum_x = sum_from_first(weights), sum_from_first(weights * x)
     levels, scratch = np.empty_like(x), np.empty_like(x)
     terms = np.empty((len(x), 3, x.shape[1]), np.float32)
 
-    low = floor.copy()  # M2
-    best_inverse, best_origin = np.float32(top) / (most - low), floor.copy()
+    best_inverse, best_origin = np.float32(top) / (most - low), low.copy()  # M2
     scale = _ONE / best_inverse
     _round(x, (least, most), low, best_inverse, top, levels)
     best = _error(x, weights, levels, scale, low, loss, scratch)
@@ -97,9 +97,7 @@ def minimum_search(
         np.copyto(scale, new_scale, where=better)
         np.copyto(low, new_low, where=better)
     _round(x, (least, most), best_origin, best_inverse, top, levels)
-    codes = levels.astype(np.uint8)
-    codes[:, flat] = 0
-    return np.where(flat, _ZERO, scale), np.where(flat, floor, low), codes
+    return scale, low, levels.astype(np.uint8)
 
 
 def _range(x: Float32) -> tuple[Float32, Float32]:
