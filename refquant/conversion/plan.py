@@ -143,10 +143,11 @@ def plan(
         raise RefquantError(f"tensor types given for {kind.name}, which leaves no type to choose: leave them out")
     metadata = overridden(source.typed_metadata, options.overrides)
     model = ModelFacts.from_metadata({key: value.value for key, value in metadata.items()})
-    names = list(source.tensors) if keep_order else sorted(source.tensors, key=output_order)
-    kept, blocks = prune(names, options.prune_layers)
-    chooser = _Planner(kind, model, options, has_imatrix, list(kept.values()))
-    tensors = tuple(chooser.planned(source.tensors[old], new) for old, new in kept.items())
+    ascending = sorted(source.tensors, key=output_order)
+    renamed, blocks = prune(ascending, options.prune_layers)
+    kept = [name for name in (source.tensors if keep_order else ascending) if name in renamed]
+    planner = _Planner(kind, model, options, has_imatrix, list(renamed.values()))
+    tensors = tuple(planner.planned(source.tensors[name], renamed[name]) for name in kept)
     if not tensors:
         raise RefquantError("the model has no tensors left; there is nothing to write")
     return Plan(kind, model, tensors, blocks)

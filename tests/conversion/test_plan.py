@@ -201,6 +201,12 @@ def test_pruned_blocks_move_up_and_keep_the_name_that_an_imatrix_knows():
     assert decided.blocks == 2
     pairs = {(t.name, t.source) for t in decided.tensors if "attn_q." in t.name}
     assert pairs == {("blk.0.attn_q.weight", "blk.1.attn_q.weight"), ("blk.1.attn_q.weight", "blk.3.attn_q.weight")}
+    names = {f"blk.{i}.a.weight": (2, 2) for i in (3, 1, 0)}  # in the order of a split model's parts
+    kept = plan(Listed(facts(layers=4), names), "Q8_0", Options(prune_layers=(0,)), keep_order=True)
+    assert [(t.name, t.source) for t in kept.tensors] == [
+        ("blk.1.a.weight", "blk.3.a.weight"),
+        ("blk.0.a.weight", "blk.1.a.weight"),
+    ]
     with pytest.raises(RefquantError, match="no tensors left"):
         plan(Listed(facts(), {"blk.0.a.weight": (2, 2)}), "Q8_0", Options(prune_layers=(0,)))
 
