@@ -266,6 +266,7 @@ def test_sentencepiece_folders_give_the_converters_metadata(family, converted):
     assert_as_converted(converted / f"sentencepiece {family}", family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_code_llamas_and_granites_sizes_add_what_the_converter_adds(size, converted):
     assert_as_converted(converted / f"size {size}", "llama")

@@ -70,6 +70,7 @@ def test_the_texts_that_llama_cpp_keeps_for_a_vocabulary_get_the_ids_it_keeps(na
         assert_same_ids(ours, theirs, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_every_token_has_the_bytes_and_the_file_the_special_tokens_that_llama_cpp_finds(name):
     ours, theirs = vocabulary(name)
@@ -161,11 +162,16 @@ def shuffled_texts():
     return ["".join(draw.choices(HARD, k=60)) for _ in range(12)]
 
 
-# Names of the same pre-tokenizer are tried on fewer texts once the first of them has been tried on many.
+# Names of the same pre-tokenizer are tried on fewer texts, the first of them on many.
 FIRST_OF_ITS_KIND = {pre: name for name, pre in sorted(PRE_TOKENIZERS.items(), reverse=True)}
 
 
-@pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
+def names_by_cost():
+    for name in sorted(PRE_TOKENIZERS):
+        yield pytest.param(name, marks=() if name in FIRST_OF_ITS_KIND.values() else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", names_by_cost())
 def test_every_pre_tokenizer_cuts_where_llama_cpp_does(name, tmp_path_factory):
     path = tmp_path_factory.mktemp("pre") / "vocab.gguf"
     write_byte_pairs(path, name, seed=1)
@@ -197,6 +203,7 @@ def test_smollm2_reads_wikitext_as_llama_cpp_and_as_tokenizer_json_do():
     assert ours.decode(ids) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-spm", "gemma-4", "deepseek-llm"])
 def test_a_long_text_gets_llama_cpps_ids(name):
     text = smollm2.wikitext()[:200_000]
