@@ -64,9 +64,8 @@ def minimum_search(
     Source: ggml/src/ggml-quants.c, make_qkx2_quants and (with weights) make_qkx3_quants, which are one.
     """
     least, most = _range(x)  # M1
-    low = np.where(
-        least > 0, _ZERO, least
-    )  # where this is most, the levels are 0 · ∞, so 0: scale 0, and no trial wins
+    # Where low is most, every level is 0 · ∞, which rounds to 0: the scale is 1 / ∞, and no trial has a determinant.
+    low = np.where(least > 0, _ZERO, least)
     sum_w, sum_x = sum_from_first(weights), sum_from_first(weights * x)
     levels, scratch = np.empty_like(x), np.empty_like(x)
     terms = np.empty((len(x), 3, x.shape[1]), np.float32)
