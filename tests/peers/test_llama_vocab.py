@@ -171,7 +171,7 @@ def names_by_cost():
         yield pytest.param(name, marks=() if name in FIRST_OF_ITS_KIND.values() else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", names_by_cost())
+@pytest.mark.parametrize("name", list(names_by_cost()))
 def test_every_pre_tokenizer_cuts_where_llama_cpp_does(name, tmp_path_factory):
     path = tmp_path_factory.mktemp("pre") / "vocab.gguf"
     write_byte_pairs(path, name, seed=1)
