@@ -10,7 +10,8 @@ from refquant.cli.app import COMMANDS
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_python_session_of_the_readme_gives_what_it_shows():
+def test_the_python_session_of_the_readme_gives_what_it_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the session writes a file
     result = doctest.testfile(str(README), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted > 10
     assert result.failed == 0
