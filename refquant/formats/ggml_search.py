@@ -38,10 +38,9 @@ def sum_from_first(terms: Float32) -> Float32:
 
 
 def _sum(terms: Float32, start: np.float32) -> Float32:
-    if terms.size > len(
-        terms
-    ):  # NumPy sums pairwise along the axis that is fastest in memory, and in turn along others
-        sums: Float32 = np.add.reduce(terms, axis=0, initial=start)
+    if terms.size > len(terms):
+        # NumPy sums pairwise along the axis that is fastest in memory, and in turn along the others.
+        sums: Float32 = np.add.reduce(np.ascontiguousarray(terms), axis=0, initial=start)
         return sums
     sums = np.full(terms.shape[1:], start)
     for row in terms:
