@@ -6,6 +6,7 @@ from the repository, with the `peers` extra. The peers are libgguf's NumPy encod
 ggml's own C on one thread (`tests/peers/llama_cpp.py` builds it); refquant is the NumPy reference, through
 `rq.quantize` and `rq.dequantize`. The input is rows of 4096 from N(0, 0.02²), or one shorter row where a peer needs
 more than a second for that many. A call that is not counted comes first; of at least two that are, the fastest counts.
+Times are the processor's, so that other work on the machine disturbs the ratios less.
 
 Where a type demands an importance matrix, libgguf makes one up from the rows, so its figure stands beside those with
 one. `first use` is the first encoding and decoding of one block in a process that has imported refquant.
@@ -153,9 +154,10 @@ def prepared(fmt: GgmlFormat, action: str, size: int) -> Input:
 
 
 def seconds(call: Call, given: Input) -> float:
-    begin = time.perf_counter()
+    """Of the processor, which on one thread is what an idle machine's clock shows."""
+    begin = time.process_time()
     call(given)
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def first_use(fmt: GgmlFormat) -> float:
@@ -163,25 +165,26 @@ def first_use(fmt: GgmlFormat) -> float:
     code = (
         "import time, numpy as np, refquant as rq\n"
         f"w = np.linspace(-1, 1, {fmt.block_size}, dtype=np.float32)\n"
-        "begin = time.perf_counter()\n"
+        "begin = time.process_time()\n"
         f"rq.quantize(w, {fmt.name!r}, imatrix={'w * w' if fmt.needs_imatrix else 'None'}).dequantize()\n"
-        "print((time.perf_counter() - begin) * 1000)\n"
+        "print((time.process_time() - begin) * 1000)\n"
     )
     return min(float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(2))
 
 
 def table(results: list[dict]) -> Table:
+    """refquant's million weights a second, and how many times each peer's that is."""
     shown = Table(box=MARKDOWN)
     shown.add_column("type")
     shown.add_column("action")
-    for name in ("refquant", *PEERS, *(f"/ {peer}" for peer in PEERS), "first use, ms"):
+    for name in ("refquant", *(f"/ {peer}" for peer in PEERS), "first use, ms"):
         shown.add_column(name, justify="right")
-    for result in results:
+    for before, result in zip([None, *results], results, strict=False):
         rates = result["rates"]
-        speeds = [figure(rates.get(name)) for name in ("refquant", *PEERS)]
         ratios = [figure(rates["refquant"] / rates[peer] if peer in rates else None) for peer in PEERS]
-        first = f"{result['first_use_ms']:.0f}" if result["action"] == "decode" else ""
-        shown.add_row(result["type"], result["action"], *speeds, *ratios, first)
+        begins = before is None or before["type"] != result["type"]
+        name, first = (result["type"], f"{result['first_use_ms']:.0f}") if begins else ("", "")
+        shown.add_row(name, result["action"], figure(rates["refquant"]), *ratios, first)
     return shown
 
 
@@ -189,8 +192,7 @@ def figure(value: float | None) -> str:
     """Three digits."""
     if value is None:
         return ""
-    digits = max(0, 2 - int(np.floor(np.log10(value))))
-    return f"{value:.{digits}f}"
+    return f"{value:.{max(0, 2 - int(np.floor(np.log10(value))))}f}"
 
 
 if __name__ == "__main__":
