@@ -138,9 +138,10 @@ class GgmlFormat(Format):
             if importance is None or kind.encode_weighted is None:
                 assert kind.encode is not None
                 flat = w.reshape(-1, kind.block_size)
+                raw = blocks.view(np.uint8).reshape(len(blocks), kind.struct.itemsize)  # copies faster than structs
                 for some in _slices(len(flat), kind.block_size):
                     try:
-                        blocks[some] = kind.encode(flat[some])
+                        raw[some] = kind.encode(flat[some]).view(np.uint8).reshape(-1, raw.shape[1])
                     except BlockError as error:
                         raise self._refused(error, some.start, w.shape) from None
             else:

@@ -11,8 +11,7 @@ BF16_STRUCT = np.dtype([("bits", "<u2")])
 
 
 def _encode_f16(w: Float32) -> Blocks:
-    blocks = np.empty(len(w), F16_STRUCT)
-    blocks["value"] = w[:, 0]
+    blocks: Blocks = w[:, 0].astype("<f2").view(F16_STRUCT)
     return blocks
 
 

@@ -123,7 +123,8 @@ def _encode_q8(w: Float32, struct: np.dtype[np.void]) -> Blocks:
     blocks = np.empty(len(w), struct)
     d = np.abs(w).max(axis=1, keepdims=True) / np.float32(127)
     r, undefined = inverse(d)
-    codes = round_half_away(w * np.where(undefined, np.float32(0), r)).astype(np.int8)
+    r[undefined] = 0
+    codes = round_half_away(w * r).astype(np.int8)
     blocks["d"], blocks["qs"] = d[:, 0], codes
     if "s" in (struct.names or ()):
         blocks["s"] = codes.sum(axis=1, dtype=np.int32).astype(np.float32) * d[:, 0]

@@ -21,10 +21,10 @@ _RUNS = ((5, 32), (5, 16), (4, 4))  # digits a byte, bytes
 _PLACES = np.array([81, 27, 9, 3, 1], np.uint8)
 
 
-def _digits() -> UInt8:
-    """The five ternary digits of every byte, (256, 5)."""
-    fraction = np.arange(256)[:, None] * 3 ** np.arange(5) % 256
-    return (fraction * 3 >> 8).astype(np.uint8)
+def _digits() -> Float32:
+    """What the five ternary digits of every byte stand for, −1, 0 or 1: (5, 256)."""
+    fraction = np.arange(256) * 3 ** np.arange(5)[:, None] % 256
+    return ((fraction * 3 >> 8) - 1).astype(np.float32)
 
 
 _DIGITS = _digits()
@@ -60,9 +60,8 @@ def _decode_tq1_0(blocks: Blocks) -> Float32:
     for (digits, size), packed in zip(_RUNS, stored, strict=True):
         run = w[:, start : start + digits * size].reshape(-1, digits, size)
         for i in range(digits):
-            run[:, i] = _DIGITS[:, i][packed]
+            run[:, i] = _DIGITS[i][packed]
         start += digits * size
-    w -= np.float32(1)
     w *= blocks["d"].astype(np.float32)[:, None]
     return w
 

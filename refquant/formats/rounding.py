@@ -7,6 +7,7 @@ from refquant.arrays import Float32, Int32
 _MAGIC = np.float32(12582912.0)  # 1.5 · 2^23: adding it leaves the rounded integer in the low mantissa bits
 _MANTISSA = np.int32(0x007FFFFF)
 _ZERO = np.int32(0x00400000)
+_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 def nearest_int(x: Float32) -> Int32:
@@ -24,6 +25,9 @@ def nearest_int(x: Float32) -> Int32:
 
 def round_half_away(x: Float32) -> Float32:
     """To the nearest integer, ties away from zero, as C's `roundf`; −0 for what rounds to zero from below."""
-    whole = np.trunc(x)
-    # x − trunc(x) is exact, so the comparison sees the true fraction; adding 0.5 first would round 0.49999997 up.
-    return np.where(np.abs(x - whole) >= np.float32(0.5), whole + np.copysign(np.float32(1), x), whole)
+    # One half would round 0.49999997 up. Less than it does not, and still carries every tie: their sum lies at
+    # most half way from the next integer to the float32 below, and a tie goes to the integer, which is even.
+    rounded: Float32 = np.copysign(_BELOW_HALF, x)
+    rounded += x
+    np.trunc(rounded, out=rounded)
+    return rounded
