@@ -21,10 +21,11 @@ pytestmark = pytest.mark.peers
 
 NAMES = [kind.name for kind in FILE_TYPES]
 
+# One block each: which tensor gets which type is a matter of test_llama_quantize_types.py.
 SMALL = {
-    "grouped and tied": Shape(layers=2, ff=256, kv_heads=2, vocab=48, tied=True),
-    "8 experts": Shape(layers=2, ff=128, experts=8, vocab=48, heads=4, kv_heads=4),
-    "rows of 160": Shape(layers=2, embd=160, ff=288, heads=2, kv_heads=1, vocab=50),
+    "grouped and tied": Shape(layers=1, ff=256, kv_heads=2, vocab=48, tied=True),
+    "8 experts": Shape(layers=1, ff=128, experts=8, vocab=48, heads=4, kv_heads=4),
+    "rows of 160": Shape(layers=1, embd=160, ff=288, heads=2, kv_heads=1, vocab=50),
 }
 QUICK = ["Q4_0", "Q5_1", "Q8_0", "Q4_K_M", "Q6_K", "MXFP4_MOE", "TQ2_0", "F16", "BF16", "F32", "COPY"]
 
