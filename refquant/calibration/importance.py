@@ -10,7 +10,7 @@ import numpy as np
 from refquant.arrays import Float32, Float64, Int64, Shape
 from refquant.checkpoints.imatrix import Imatrix, ImatrixEntry
 from refquant.errors import NonFiniteError, RefquantError
-from refquant.models.corpus import Text, make_corpus
+from refquant.models.corpus import Literal, Text, make_corpus
 from refquant.models.gguf_architectures import BLOCK
 from refquant.models.model import Model
 from refquant.models.weights import Weight, product
@@ -72,8 +72,9 @@ def importance_matrix(
 ) -> Imatrix:
     """Run a text through a model and collect the importance of every column of every matrix in its blocks.
 
-    The text is cut into whole windows, as llama-imatrix does; what is left over at the end is not seen. Windows run
-    one after another and sums are float64 until the end, so that the result depends on no batch size.
+    The text is cut into whole windows, as llama-imatrix does; what is left over at the end is not seen, and a special
+    token spelt in it is text. Windows run one after another and sums are float64 until the end, so that the result
+    depends on no batch size.
 
     Args:
         model: from `load_model`, of a GGUF file or a Hugging Face folder.
@@ -99,7 +100,8 @@ def importance_matrix(
     window = min(positions, DEFAULT_WINDOW) if window is None else window
     if not 1 <= window <= positions:
         raise RefquantError(f"window = {window} given; 1 … {positions}, the model's positions, are possible")
-    corpus = make_corpus(text, model.tokenizer, model.config.vocab_size, bos, limit)
+    tokenizer = Literal(model.tokenizer) if model.tokenizer else None
+    corpus = make_corpus(text, tokenizer, model.config.vocab_size, bos, limit)
     bos_id = model.tokenizer.bos_id if model.tokenizer and corpus.bos == "always" else None
     windows = [
         _with_bos(ids[begin : begin + window], bos_id)

@@ -10,7 +10,7 @@ import numpy as np
 from refquant.arrays import Float32, Float64, Int64
 from refquant.errors import NonFiniteError, RefquantError
 from refquant.evaluation.windows import Window, check_windows, windows_of
-from refquant.models.corpus import Corpus, Text, Tokenizer, make_corpus
+from refquant.models.corpus import Corpus, Literal, Text, Tokenizer, make_corpus
 
 DEFAULT_WINDOW = 2048  # or the model's positions, where those are fewer
 LLAMA_CPP_WINDOW = 512  # llama-perplexity's own default
@@ -157,8 +157,9 @@ def make_plan(
     check_windows(method, window, stride)
     if window > positions:
         raise RefquantError(f"window = {window} given; the model has {positions} positions: take a shorter window")
-    corpus = make_corpus(text, model.tokenizer, model.config.vocab_size, bos, limit)
-    return plan_of(corpus, method, window, stride, model.tokenizer)
+    tokenizer = Literal(model.tokenizer) if method == "llama.cpp" and model.tokenizer else model.tokenizer
+    corpus = make_corpus(text, tokenizer, model.config.vocab_size, bos, limit)
+    return plan_of(corpus, method, window, stride, tokenizer)
 
 
 def plan_of(corpus: Corpus, method: str, window: int, stride: int, tokenizer: Tokenizer | None) -> Plan:

@@ -1,8 +1,10 @@
 """The 16-bit floats f16 and bf16 as ggml's types: a block is one number (spec/ggml_float.md)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from refquant.arrays import Float32
+from refquant.arrays import Array, Float32, Shape, UInt8
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
 from refquant.formats.registry import register
 
@@ -53,4 +55,18 @@ BF16 = GgmlType(
     largest=float(np.uint32(0x7F7F7FFF).view(np.float32)),  # what rounds to 0x7f7f
 )
 
-register(GgmlFormat(F16), GgmlFormat(BF16))
+
+class OneCast(GgmlFormat):
+    """A type that one cast of NumPy makes and reads: cut into slices, it would only be copied once more."""
+
+    def encode_bytes(self, w: Float32, importance: Float32 | None = None) -> UInt8:
+        assert self.type.encode is not None
+        with np.errstate(over="ignore"):
+            blocks = self.type.encode(w.reshape(-1, 1))
+        return blocks.view(np.uint8).reshape(self.layout(w.shape)["blocks"].shape)
+
+    def decode(self, parts: Mapping[str, Array], shape: Shape) -> Float32:
+        return self.type.decode(np.ascontiguousarray(parts["blocks"]).reshape(-1).view(self.type.struct)).reshape(shape)
+
+
+register(OneCast(F16), GgmlFormat(BF16))

@@ -32,6 +32,34 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Int64:
         """Ids of a text, int64 (tokens,), no special token added."""
 
+    def encode_literal(self, text: str) -> Int64:
+        """The same, but a special token that is spelt in the text is text like any other."""
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A tokenizer that takes all of a text for text, as llama-perplexity and llama-imatrix do.
+
+    Attributes:
+        tokenizer: the model's.
+    """
+
+    tokenizer: Tokenizer
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.tokenizer.bos_id
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.tokenizer.adds_bos
+
+    def encode(self, text: str) -> Int64:
+        return self.tokenizer.encode_literal(text)
+
+    def encode_literal(self, text: str) -> Int64:
+        return self.tokenizer.encode_literal(text)
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:

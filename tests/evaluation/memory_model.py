@@ -25,6 +25,8 @@ class Letters:
     def encode(self, text):
         return np.array([ord(letter) - ord("a") + 1 for letter in text], np.int64)
 
+    encode_literal = encode
+
 
 @dataclass(frozen=True)
 class Stored:

@@ -1,5 +1,6 @@
 """llama-perplexity's method and base files, on a model small enough to check by hand."""
 
+import dataclasses
 import math
 import struct
 
@@ -49,6 +50,20 @@ def test_bos_begins_the_text_and_stands_in_place_of_the_first_token_of_every_win
     found = perplexity(MODEL, TEXT, method="llama.cpp", window=8)
     assert found.bos == "always"
     assert found.nll == pytest.approx(sum(reference_nll(ids, 8, 0)), rel=1e-5)
+
+
+class Special(Letters):
+    """A tokenizer to which the letter j spells the special token 0."""
+
+    def encode(self, text):
+        ids = super().encode(text)
+        return np.where(ids == 10, 0, ids)
+
+
+def test_a_special_token_spelt_in_the_text_is_text():
+    model = dataclasses.replace(MODEL, tokenizer=Special())
+    assert plan(model=model).corpus.documents[0].tolist() == [0, *Letters().encode(TEXT).tolist()]
+    assert make_plan(model, TEXT).corpus.documents[0].tolist() == [0, *Special().encode(TEXT).tolist()]
 
 
 def test_windows_hold_512_tokens_where_the_model_has_so_many_positions():

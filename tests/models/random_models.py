@@ -49,7 +49,8 @@ def random_model(raw: dict[str, Any], seed: int = 0) -> Model:
     config = parse_config(raw)
     architecture = ARCHITECTURES[config.architecture]
     embedding = f"{architecture.prefix}{architecture.embedding}.weight"
-    names = Names(architecture, config, architecture.prefix, embedding if config.tied else f"{architecture.head}.weight")
+    head = embedding if config.tied else f"{architecture.head}.weight"
+    names = Names(architecture, config, architecture.prefix, head)
     rng = np.random.default_rng(seed)
     weights = {
         name: Dense(rng.normal(1.0 if len(shape) == 1 else 0.0, 0.3, shape).astype(np.float32))

@@ -5,7 +5,6 @@ import pytest
 
 from refquant.errors import ModelError, RefquantError, UnknownNameError
 from refquant.models.corpus import make_corpus, split_documents
-
 from tests.evaluation.memory_model import Letters
 
 LETTERS = Letters()
