@@ -17,8 +17,8 @@ from refquant.formats.integer import Integer
 from refquant.packing import pack, unpack
 
 
-def breaks(fmt, statement):
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+def breaks(fmt, statement, examples=100):
+    @settings(max_examples=examples, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
     @given(statement.draw(fmt))
     def check(drawn):
         statement.check(fmt, drawn)
@@ -188,9 +188,15 @@ EXCEPTED = [
     for scheme in ("int4", "int4-g8-asym", "nf4-b32", "nf4-b32-dq", "int8-dynamic-b32", "llm-int8")
     for p in PROPERTIES
     if p.name in exceptions(get_format(scheme))
+] + [
+    (scheme, p)  # of ggml's types the exceptions that their searches cannot make rare
+    for scheme in ("q1_0", "q4_1", "q3_k", "q4_k", "iq2_s", "iq3_xxs", "iq4_nl")
+    for p in PROPERTIES
+    if p.name in ("zero_stays_zero", "negating_the_input_negates_the_output")
+    and p.name in exceptions(get_format(scheme))
 ]
 
 
 @pytest.mark.parametrize(("scheme", "statement"), EXCEPTED, ids=[f"{s}-{p.name}" for s, p in EXCEPTED])
 def test_what_a_format_is_excepted_from_it_really_breaks(scheme, statement):
-    assert breaks(get_format(scheme), statement)
+    assert breaks(get_format(scheme), statement, examples=2000)  # some break in the order of a sum alone
