@@ -19,10 +19,11 @@ from refquant.models.rounded_inputs import with_activations
 from .llama_cpp import tool
 from .smollm2 import gguf_path, wikitext
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+# One process for all of them, so that what the fixtures measure is measured once.
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.xdist_group("llama-perplexity")]
 
-CHUNKS, WINDOW = 8, 512
-LIMIT = CHUNKS * WINDOW
+WINDOW = 512
+CHUNKS = 4  # 8 for the file as it is shipped
 
 
 def run(program, *arguments):
@@ -64,9 +65,10 @@ def theirs(files):
     return estimate(output)
 
 
-def run_perplexity(model, *more, last="Final estimate"):
+def run_perplexity(model, *more, chunks=CHUNKS, last="Final estimate"):
+    """llama-perplexity on one thread: several wait for one another, which takes long on a busy machine."""
     for _ in range(3):  # a thread writes the log, and on a busy machine the program may end before its last lines
-        output = run("llama-perplexity", "-m", model, "-c", WINDOW, "--chunks", CHUNKS, "-t", 2, *more)
+        output = run("llama-perplexity", "-m", model, "-c", WINDOW, "--chunks", chunks, "-t", 1, *more)
         if last in output:
             break
     return output
@@ -74,12 +76,12 @@ def run_perplexity(model, *more, last="Final estimate"):
 
 def test_float32_gives_llama_perplexitys_figure_error_and_ids(files, theirs):
     model = rq.load_model(files / "f32.gguf")
-    found = perplexity(model, (files / "text").read_text(), method="llama.cpp", limit=LIMIT)
+    found = perplexity(model, (files / "text").read_text(), method="llama.cpp", limit=CHUNKS * WINDOW)
     assert found.scored_tokens == CHUNKS * (WINDOW // 2 - 1)
     assert found.perplexity == pytest.approx(theirs[0], rel=2e-4)
     assert found.stderr == pytest.approx(theirs[1], rel=2e-3)
     base = read_llama_base(files / "theirs.kld")
-    assert base.ids.tolist() == model.tokenizer.encode((files / "text").read_text())[:LIMIT].tolist()
+    assert base.ids.tolist() == model.tokenizer.encode((files / "text").read_text())[: CHUNKS * WINDOW].tolist()
     beside = llama_kl(model, base)
     assert beside.base_perplexity == pytest.approx(theirs[0], rel=1e-5)
     assert abs(beside.kl_mean) < 1e-5
@@ -87,10 +89,11 @@ def test_float32_gives_llama_perplexitys_figure_error_and_ids(files, theirs):
 
 
 def test_the_shipped_q4_1_file_gives_their_figure_within_half_a_percent_and_closer_with_their_activations(files):
-    expected, _ = estimate(run_perplexity(gguf_path(), "-f", files / "text"))
+    expected, _ = estimate(run_perplexity(gguf_path(), "-f", files / "text", chunks=8))
     model, text = rq.load_model(gguf_path()), (files / "text").read_text()
-    found = perplexity(model, text, method="llama.cpp", limit=LIMIT)
-    rounded = perplexity(with_activations(model, "llama.cpp"), text, method="llama.cpp", limit=LIMIT)
+    how = {"method": "llama.cpp", "limit": 8 * WINDOW}
+    found = perplexity(model, text, **how)
+    rounded = perplexity(with_activations(model, "llama.cpp"), text, **how)
     print(f"Q4_1: {expected} by llama-perplexity, {found.perplexity:.4f} and {rounded.perplexity:.4f} by refquant")
     assert found.perplexity == pytest.approx(expected, rel=5e-3)
     assert rounded.perplexity == pytest.approx(expected, rel=5e-3)
@@ -98,9 +101,9 @@ def test_the_shipped_q4_1_file_gives_their_figure_within_half_a_percent_and_clos
 
 @pytest.fixture(scope="module")
 def base(files):
-    """A base file that refquant wrote, of four windows."""
+    """A base file that refquant wrote."""
     model = rq.load_model(files / "f32.gguf")
-    plan = make_plan(model, (files / "text").read_text(), method="llama.cpp", limit=4 * WINDOW)
+    plan = make_plan(model, (files / "text").read_text(), method="llama.cpp", limit=CHUNKS * WINDOW)
     write_llama_base(model, plan, files / "ours.kld")
     return files / "ours.kld"
 
@@ -143,7 +146,7 @@ def test_weights_alone_diverge_as_llama_perplexity_says_of_a_float32_copy_of_the
 def test_an_importance_matrix_agrees_to_float32_rounding(files):
     tokens = 2 * WINDOW
     float32 = ["-ctk", "f32", "-ctv", "f32", "-fa", "off", "--no-ppl", "-b", WINDOW]
-    run("llama-imatrix", "-m", files / "f32.gguf", "-f", files / "text", "-c", WINDOW, "--chunks", 2, "-t", 2, *float32,
+    run("llama-imatrix", "-m", files / "f32.gguf", "-f", files / "text", "-c", WINDOW, "--chunks", 2, "-t", 1, *float32,
         "-o", files / "theirs.gguf")  # fmt: skip
     expected = read_imatrix(files / "theirs.gguf")
     found = importance_matrix(rq.load_model(files / "f32.gguf"), (files / "text").read_text(), limit=tokens)
