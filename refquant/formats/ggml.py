@@ -185,7 +185,7 @@ class GgmlFormat(Format):
 
     def _check_magnitudes(self, w: Float32) -> None:
         limit = self.type.largest
-        if limit == math.inf or np.abs(w).max(initial=0) <= limit:
+        if limit == math.inf or max(w.max(initial=0), -w.min(initial=0)) <= limit:
             return
         beyond = np.abs(w) > limit
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(beyond)), w.shape))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from refquant.arrays import Array, Float32, Shape, UInt8
+from refquant.formats.base import Parts
 from refquant.formats.ggml import Blocks, GgmlFormat, GgmlType
 from refquant.formats.registry import register
 
@@ -58,6 +59,10 @@ BF16 = GgmlType(
 
 class OneCast(GgmlFormat):
     """A type that one cast of NumPy makes and reads: cut into slices, it would only be copied once more."""
+
+    def encode(self, w: Float32) -> Parts:
+        self._check_magnitudes(w)  # all that can go wrong: what is not beyond the largest number becomes a finite one
+        return {"blocks": self.encode_bytes(w)}
 
     def encode_bytes(self, w: Float32, importance: Float32 | None = None) -> UInt8:
         assert self.type.encode is not None
