@@ -74,12 +74,14 @@ def run_perplexity(model, *more, chunks=CHUNKS, last="Final estimate"):
     return output
 
 
-def test_float32_gives_llama_perplexitys_figure_error_and_ids(files, theirs):
+def test_float32_gives_llama_perplexitys_figure_error_and_ids(files, theirs, record_property):
     model = rq.load_model(files / "f32.gguf")
     found = perplexity(model, (files / "text").read_text(), method="llama.cpp", limit=CHUNKS * WINDOW)
     assert found.scored_tokens == CHUNKS * (WINDOW // 2 - 1)
     assert found.perplexity == pytest.approx(theirs[0], rel=2e-4)
     assert found.stderr == pytest.approx(theirs[1], rel=2e-3)
+    figures = f"{theirs[0]} ± {theirs[1]} by llama-perplexity, {found.perplexity:.4f} ± {found.stderr:.4f} by refquant"
+    record_property("SmolLM2 beside llama.cpp", f"float32, perplexity: {figures}")
     base = read_llama_base(files / "theirs.kld")
     assert base.ids.tolist() == model.tokenizer.encode((files / "text").read_text())[: CHUNKS * WINDOW].tolist()
     beside = llama_kl(model, base)
@@ -88,13 +90,18 @@ def test_float32_gives_llama_perplexitys_figure_error_and_ids(files, theirs):
     assert beside.same_top > 0.998
 
 
-def test_the_shipped_q4_1_file_gives_their_figure_within_half_a_percent_and_closer_with_their_activations(files):
+def test_the_shipped_q4_1_file_gives_their_figure_within_half_a_percent_and_closer_with_their_activations(
+    files, record_property
+):
     expected, _ = estimate(run_perplexity(gguf_path(), "-f", files / "text", chunks=8))
     model, text = rq.load_model(gguf_path()), (files / "text").read_text()
     how = {"method": "llama.cpp", "limit": 8 * WINDOW}
     found = perplexity(model, text, **how)
     rounded = perplexity(with_activations(model, "llama.cpp"), text, **how)
-    print(f"Q4_1: {expected} by llama-perplexity, {found.perplexity:.4f} and {rounded.perplexity:.4f} by refquant")
+    figures = (
+        f"{expected} by llama-perplexity; {found.perplexity:.4f}, and {rounded.perplexity:.4f} with its activations"
+    )
+    record_property("SmolLM2 beside llama.cpp", f"Q4_1 as shipped, perplexity: {figures}")
     assert found.perplexity == pytest.approx(expected, rel=5e-3)
     assert rounded.perplexity == pytest.approx(expected, rel=5e-3)
 
@@ -112,11 +119,12 @@ def run_kl(model, files, base):
     return run_perplexity(files / model, "--kl-divergence-base", base, "--kl-divergence", last="Same top p:")
 
 
-def test_q8_0_diverges_as_llama_perplexity_says_once_activations_are_rounded_as_theirs(files, base):
+def test_q8_0_diverges_as_llama_perplexity_says_once_activations_are_rounded_as_theirs(files, base, record_property):
     output = run_kl("q8.gguf", files, base)
     found = llama_kl(with_activations(rq.load_model(files / "q8.gguf"), "llama.cpp"), read_llama_base(base))
     expected, error = figure(output, "Mean    KLD")
-    print(f"Q8_0: mean KLD {expected} ± {error} by llama-perplexity, {found.kl_mean:.6f} by refquant")
+    figures = f"{expected} ± {error} by llama-perplexity, {found.kl_mean:.6f} with its activations"
+    record_property("SmolLM2 beside llama.cpp", f"Q8_0, mean KLD: {figures}")
     assert found.kl_mean == pytest.approx(expected, abs=error)
     for name, value, stderr in (
         ("Mean PPL(Q)", found.perplexity, found.ln_ratio_stderr * found.perplexity),
