@@ -104,7 +104,9 @@ _SYMBOLS: Final = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _ASCII_SYMBOL_WORD: Final = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"""
 _MARKED_WORD: Final = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
 _CASED_WORD: Final = r"[^\r\n\p{L}\p{N}]?(?:[\p{Lu}]*[\p{Ll}]+|[\p{Lu}]+[\p{Ll}]*)"
-_CASED_MARKED_WORD: Final = r"[^\r\n\p{L}\p{N}]?(?:[\p{Lu}\p{M}]*[\p{Ll}\p{M}]+|[\p{Lu}\p{M}]+[\p{Ll}\p{M}]*)"
+# A mark may stand before a word or in it: the second form is tried when the first fails with and without one before.
+_LOWER_MARKED_WORD: Final = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{M}]*[\p{Ll}\p{M}]+"
+_UPPER_MARKED_WORD: Final = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{M}]+[\p{Ll}\p{M}]*"
 _CASED_SYMBOLS: Final = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 # 1234567 is 1 234 567: the short group is at the head of a run.
 _DIGITS_FROM_THE_RIGHT: Final = r"(?<!\p{N})\p{N}{1,2}(?=(?:\p{N}{3})*(?!\p{N}))|\p{N}{3}"
@@ -131,7 +133,10 @@ _TINY_AYA: Final = (
     rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+(?:{_CONTRACTION})?|\p{{N}}{{1,3}}|{_CASED_SYMBOLS}|{_SPACES}"
 )
 _GPT4O: Final = rf"{_CASED_WORD}(?:{_CONTRACTION})?|\p{{N}}{{1,3}}|{_CASED_SYMBOLS}|{_SPACES}"
-_GRANITE: Final = rf"{_CASED_MARKED_WORD}(?:{_CONTRACTION})?|\p{{N}}{{1,3}}|{_CASED_SYMBOLS}|{_SPACES}"
+_GRANITE: Final = (
+    rf"{_LOWER_MARKED_WORD}(?:{_CONTRACTION})?|{_UPPER_MARKED_WORD}(?:{_CONTRACTION})?"
+    rf"|\p{{N}}{{1,3}}|{_CASED_SYMBOLS}|{_SPACES}"
+)
 _TEKKEN: Final = rf"{_CASED_WORD}|\p{{N}}|{_CASED_SYMBOLS}|{_SPACES}"
 _EXAONE_MOE: Final = (
     rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"

@@ -182,6 +182,7 @@ def test_every_pre_tokenizer_cuts_where_llama_cpp_does(name, tmp_path_factory):
     @settings(phases=Phase if is_first else [Phase.explicit])
     @given(TEXTS)
     @example(["hello World   World 123 1234\n\n 12345", "12345678901 123456", "<user>a <s>\n\n\n\n\n"])
+    @example(["िB", "aिB", "Bिa 'sि"])  # a mark, which some let stand before a word as well as in it
     @example(shuffled_texts())
     def check(texts):
         for text in texts:
