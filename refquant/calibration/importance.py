@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from refquant.arrays import Float32, Float64, Int64, Shape
+from refquant.arrays import Float32, Float64, Int64
 from refquant.checkpoints.imatrix import Imatrix, ImatrixEntry
 from refquant.errors import NonFiniteError, RefquantError
 from refquant.models.corpus import Literal, Text, make_corpus
 from refquant.models.gguf_architectures import BLOCK
 from refquant.models.model import Model
-from refquant.models.weights import Weight, product
+from refquant.models.weights import Wrapped, product
 
 DEFAULT_WINDOW = 512  # llama-imatrix's own
 _HEAD = "output.weight"
@@ -23,7 +23,7 @@ OnTokens: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(eq=False)
-class _Watched:
+class _Watched(Wrapped):
     """A weight that adds up the squares of what it is multiplied with.
 
     Attributes:
@@ -31,24 +31,12 @@ class _Watched:
         rows: how many rows of x it has seen.
     """
 
-    weight: Weight
     sums: Float64 = field(init=False)
     rows: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.sums = np.zeros(self.weight.shape[1])
-
-    @property
-    def shape(self) -> Shape:
-        return self.weight.shape
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes
-
-    def dequantize(self) -> Float32:
-        return self.weight.dequantize()
 
     def linear(self, x: Float32) -> Float32:
         flat = x.reshape(-1, x.shape[-1])  # (tokens, n)

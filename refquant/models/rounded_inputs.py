@@ -7,39 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refquant.arrays import Float32, Shape
+from refquant.arrays import Float32
 from refquant.errors import unknown_name
 from refquant.formats.ggml import GgmlFormat
 from refquant.formats.registry import get_format
 from refquant.models.gguf_loading import Reordered
 from refquant.models.model import Model
-from refquant.models.weights import Weight, product
+from refquant.models.weights import Weight, Wrapped, product
 
 ACTIVATIONS = ("float32", "llama.cpp")
 
 # The type that the input of a product is rounded to, by the type of the matrix: `vec_dot_type` in ggml-cpu.c.
 _WITH_MINIMUM = ("q4_1", "q5_1", "q8_1")
-_BLOCKS_OF_32 = ("q1_0", "q2_0", "q4_0", "q5_0", "q8_0", "iq4_nl", "mxfp4", "nvfp4")
+_SUPER_BLOCK = 256  # types of such blocks go with q8_k, all others with q8_0
 _SAME = ("f16", "bf16")
 
 
-@dataclass(frozen=True, eq=False)
-class _Rounded:
+@dataclass(eq=False)
+class _Rounded(Wrapped):
     """A weight whose product rounds its input to another type first."""
 
-    weight: Weight
     input_format: GgmlFormat
-
-    @property
-    def shape(self) -> Shape:
-        return self.weight.shape
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes
-
-    def dequantize(self) -> Float32:
-        return self.weight.dequantize()
 
     def linear(self, x: Float32) -> Float32:
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])  # (tokens, n)
@@ -68,17 +56,16 @@ def with_activations(model: Model, activations: str) -> Model:
 
 def _rounded(weight: Weight) -> Weight | None:
     stored = weight.stored if isinstance(weight, Reordered) else weight
-    name = str(getattr(stored, "format", getattr(stored, "dtype", ""))).lower()
+    stored_format = getattr(stored, "format", None)
+    name = str(stored_format or getattr(stored, "dtype", "")).lower()
     if name in _SAME:
         kind = name
+    elif not isinstance(stored_format, GgmlFormat):
+        return None
     elif name in _WITH_MINIMUM:
         kind = "q8_1"
-    elif name in _BLOCKS_OF_32:
-        kind = "q8_0"
-    elif isinstance(getattr(stored, "format", None), GgmlFormat):
-        kind = "q8_k"
     else:
-        return None
+        kind = "q8_k" if stored_format.block_size == _SUPER_BLOCK else "q8_0"
     fmt = get_format(kind)
     assert isinstance(fmt, GgmlFormat)
     return _Rounded(weight, fmt)

@@ -66,6 +66,28 @@ class Transposed:
         return self.stored.dequantize().T
 
 
+@dataclass(eq=False)
+class Wrapped:
+    """A weight that stands in for another one, to do something of its own in products.
+
+    Attributes:
+        weight: the one whose values it has.
+    """
+
+    weight: Weight
+
+    @property
+    def shape(self) -> Shape:
+        return self.weight.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def dequantize(self) -> Float32:
+        return self.weight.dequantize()
+
+
 @runtime_checkable
 class OwnProduct(Protocol):
     """A weight that is not simply dequantized for a product: a quantized tensor, or one that watches its input."""
